@@ -1,0 +1,49 @@
+"""Ids of tasks and batches: UUIDv7 (RFC 9562), as text outside and 16 bytes in the store."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+_TEXT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+
+
+def new_ids(count: int, *, at: float | None = None) -> list[bytes]:
+    """`count` ids that sort by their order here, made at `at` (Unix seconds, default now)."""
+    milliseconds = int((time.time() if at is None else at) * 1000)
+    head = milliseconds.to_bytes(6, "big")
+    # 12 bits of counter after the time keep a list's order; 62 random bits make each unique.
+    random = os.urandom(8 * count)
+    ids = []
+    for i in range(count):
+        counter = (0x7000 | (i & 0xFFF)).to_bytes(2, "big")
+        tail = random[8 * i : 8 * i + 8]
+        ids.append(head + counter + bytes([0x80 | (tail[0] & 0x3F)]) + tail[1:])
+        if i & 0xFFF == 0xFFF:
+            milliseconds += 1
+            head = milliseconds.to_bytes(6, "big")
+    return ids
+
+
+def new_id(*, at: float | None = None) -> bytes:
+    """One new id."""
+    return new_ids(1, at=at)[0]
+
+
+def to_text(identifier: bytes) -> str:
+    """The usual text of an id, lower case with hyphens."""
+    h = identifier.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def from_text(text: str) -> bytes | None:
+    """The 16 bytes of an id's text; None when it is not a UUIDv7 in its usual spelling."""
+    if _TEXT.fullmatch(text) is None:
+        return None
+    return bytes.fromhex(text.replace("-", ""))
+
+
+def made_at(identifier: bytes) -> float:
+    """When the id was made, Unix seconds, by whoever made it."""
+    return int.from_bytes(identifier[:6], "big") / 1000

@@ -1,0 +1,184 @@
+"""Every setting of server and worker: its name, variable, default, unit and help.
+
+A setting `lease_seconds` is the option `--lease-seconds` and the variable
+`TASK_SERVER_LEASE_SECONDS`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+
+def state_directory() -> Path:
+    """Where data lies if nothing else is said: the system's folder for root, else the user's."""
+    if os.name == "posix" and os.geteuid() == 0:
+        return Path("/var/lib/task-server")
+    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(home).expanduser() / "task-server"
+
+
+def available_cpus() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _described(text: str) -> Meta:
+    return Meta(description=text)
+
+
+def _measured(text: str, unit: str) -> Meta:
+    return Meta(description=text, extra={"unit": unit}, gt=0)
+
+
+class ServerSettings(Struct, frozen=True, kw_only=True):
+    """What `up` and `serve` can be told."""
+
+    host: Annotated[str, _described("Address to listen on")] = "127.0.0.1"
+    port: Annotated[
+        int, Meta(description="Port to listen on; 0 picks a free one", ge=0, le=65535)
+    ] = 8900
+    data: Annotated[Path, _described("Directory of the database, blobs and keys")] = field(
+        default_factory=state_directory
+    )
+    database: Annotated[
+        str | None,
+        _described(
+            "sqlite:///PATH or postgresql://...; without it a SQLite file in the data directory"
+        ),
+    ] = None
+    auth: Annotated[
+        Literal["on", "none"],
+        _described("on: every request needs a token; none: everyone is one owner, loopback only"),
+    ] = "on"
+    lease_seconds: Annotated[
+        float, _measured("How long a worker may be silent before its tasks go to others", "s")
+    ] = 60.0
+    plain_lease_seconds: Annotated[
+        float, _measured("How long a worker on the plain API may take for one task", "s")
+    ] = 900.0
+    plain_body_bytes: Annotated[
+        int, _measured("Largest request body on the plain API", "bytes")
+    ] = 8 * MIB
+    body_bytes: Annotated[int, _measured("Largest request body on /v1", "bytes")] = 64 * MIB
+    blob_bytes: Annotated[int, _measured("Largest blob", "bytes")] = 16 * GIB
+    log_bytes: Annotated[
+        int, _measured("What is kept of an attempt's log, head and tail", "bytes")
+    ] = MIB
+
+    @property
+    def database_url(self) -> str:
+        """The database in use: `database`, else the file in the data directory."""
+        return self.database or database_url_in(self.data)
+
+
+class WorkerSettings(Struct, frozen=True, kw_only=True):
+    """What `worker` can be told."""
+
+    server: Annotated[str, _described("URL of the server")]
+    token: Annotated[str | None, _described("Worker token; none for a server with --auth none")] = (
+        None
+    )
+    slots: Annotated[
+        int, Meta(description="How many tasks run at once; default: one for each processor", ge=1)
+    ] = field(default_factory=available_cpus)
+    data: Annotated[
+        Path, _described("Directory of environments, spool and the worker's identity")
+    ] = field(default_factory=lambda: state_directory() / "worker")
+    name: Annotated[str, _described("Name shown to people; default: the host's")] = field(
+        default_factory=socket.gethostname
+    )
+    log_bytes: Annotated[
+        int, _measured("What is kept of an attempt's log, head and tail", "bytes")
+    ] = MIB
+    answer_bytes: Annotated[int, _measured("Largest answer of a task", "bytes")] = 64 * MIB
+    build_seconds: Annotated[float, _measured("Time limit of an environment's build", "s")] = 900.0
+
+
+def database_url_in(data: Path) -> str:
+    """URL of the SQLite file in a data directory."""
+    return f"sqlite:///{data.expanduser().absolute() / 'task-server.db'}"
+
+
+S = TypeVar("S", ServerSettings, WorkerSettings)
+
+
+class Setting(Struct, frozen=True):
+    """One setting, as options and documentation show it."""
+
+    name: str
+    option: str
+    variable: str
+    default: object
+    """None where it must be given or is worked out."""
+    unit: str
+    help: str
+    kind: object
+    """Its type, without what is said about it."""
+    is_required: bool
+
+
+def settings_of(kind: type[ServerSettings] | type[WorkerSettings]) -> dict[str, Setting]:
+    """All settings of a kind by name, in the order of their declaration."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.name: _setting(each, hints[each.name]) for each in msgspec.structs.fields(kind)}
+
+
+def checked(kind: type[S], values: Mapping[str, object]) -> S:
+    """Settings from values of the right types; None means the default. Raises ValueError."""
+    given = {name: value for name, value in values.items() if value is not None}
+    settings = msgspec.convert(given, kind, dec_hook=_path)
+    if isinstance(settings, ServerSettings):
+        _check_exposure(settings)
+    return settings
+
+
+def _check_exposure(settings: ServerSettings) -> None:
+    if settings.auth == "none" and not is_loopback(settings.host):
+        raise ValueError(
+            f"--auth none would let everybody who reaches {settings.host} run code here;"
+            " it is for loopback addresses only"
+        )
+
+
+def _path(kind: type, value: object) -> object:
+    return kind(value)
+
+
+def _setting(declared: msgspec.structs.FieldInfo, hint: Any) -> Setting:
+    kind, *said = get_args(hint)
+    meta: Meta = said[0]
+    has_default = declared.default is not msgspec.NODEFAULT
+    return Setting(
+        name=declared.name,
+        option="--" + declared.name.replace("_", "-"),
+        variable="TASK_SERVER_" + declared.name.upper(),
+        default=declared.default if has_default else None,
+        unit=(meta.extra or {}).get("unit", ""),
+        help=meta.description or "",
+        kind=kind,
+        is_required=not has_default and declared.default_factory is msgspec.NODEFAULT,
+    )
