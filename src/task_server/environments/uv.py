@@ -1,0 +1,91 @@
+"""The command lines of uv and the process environment it gets.
+
+Requirements reach uv in files only, never as arguments, so no text of a user can be an option.
+"""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+
+from task_server.environments.lock import wanted_platforms
+
+REQUIREMENTS_FILE = "requirements.in"
+PROJECT_FILE = "pyproject.toml"
+
+_PASSED_ON = frozenset({"PATH", "HOME", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"})
+_PASSED_ON_PREFIXES = ("SSL_CERT_", "UV_")
+# These would lead uv to the configuration files of whoever started us, or away from ours.
+_NEVER = frozenset({"UV_NO_CONFIG", "UV_CONFIG_FILE", "UV_PROJECT", "UV_WORKING_DIR"})
+_ALWAYS = ("--no-python-downloads", "--no-progress", "--color", "never")
+_WHEELS_OF_ONE_INDEX = ("--only-binary", ":all:", "--index-strategy", "first-index")
+
+
+def process_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What of `environ` uv may see: where to find the index and its cache, and nothing else."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if (name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)) and name not in _NEVER
+    }
+
+
+def compile_environment(environ: Mapping[str, str], folder: PurePath) -> dict[str, str]:
+    """`process_environment` for `compile_command`, which reads configuration from `folder` only."""
+    configuration = {"XDG_CONFIG_HOME": str(folder), "XDG_CONFIG_DIRS": str(folder)}
+    return {**process_environment(environ), **configuration, "UV_NO_SYSTEM_CONFIG": "1"}
+
+
+def project_file(python: str) -> str:
+    """Content of the PROJECT_FILE that keeps a resolution to one Python minor.
+
+    Without it uv also resolves for every later Python: measured, `numpy==1.26.4` with `pandas`
+    gave pandas 2.3 instead of 3.0, and with `pandas==3.0.0` no solution at all.
+    """
+    return f'[tool.uv]\nenvironments = ["{wanted_platforms(python)}"]\n'
+
+
+def compile_command(
+    uv: str,
+    *,
+    folder: PurePath,
+    python: str,
+    interpreter: PurePath | None = None,
+    index: str | None = None,
+    exclude_newer: str | None = None,
+) -> list[str]:
+    """Resolve the REQUIREMENTS_FILE of `folder` into a lock on stdout; wheels only.
+
+    `folder` must hold `project_file(python)` too. `interpreter` is any Python that uv may ask
+    about this machine; `exclude_newer` an absolute time (RFC 3339): what came later is not seen.
+    """
+    command = [uv, "pip", "compile", "--project", str(folder), "--no-sources", *_ALWAYS]
+    command += ["--universal", "--python-version", python, *_WHEELS_OF_ONE_INDEX]
+    command += ["--generate-hashes", "--no-header", "--no-annotate"]
+    command += _optional("--python", str(interpreter) if interpreter else None)
+    command += _optional("--exclude-newer", exclude_newer)
+    command += _optional("--default-index", index)
+    return [*command, "--", str(folder / REQUIREMENTS_FILE)]
+
+
+def venv_command(uv: str, *, target: PurePath, interpreter: PurePath) -> list[str]:
+    """Make an empty environment at `target` that may be renamed afterwards."""
+    command = [uv, "venv", "--no-config", "--no-project", "--relocatable", *_ALWAYS]
+    return [*command, "--python", str(interpreter), "--", str(target)]
+
+
+def install_command(
+    uv: str,
+    *,
+    interpreter: PurePath,
+    lock_file: PurePath,
+    link_mode: str = "hardlink",
+    index: str | None = None,
+) -> list[str]:
+    """Install what `lock_file` pins, and nothing else, into the environment of `interpreter`."""
+    command = [uv, "pip", "install", "--no-config", *_ALWAYS, "--link-mode", link_mode]
+    command += ["--require-hashes", "--no-deps", *_WHEELS_OF_ONE_INDEX]
+    command += _optional("--default-index", index)
+    return [*command, "--python", str(interpreter), "--requirements", str(lock_file)]
+
+
+def _optional(option: str, value: str | None) -> list[str]:
+    return [option, value] if value else []
