@@ -1,0 +1,189 @@
+"""Deal: which waiting worker gets which queued task (docs/explanation/architecture.md, 4)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heapreplace
+from typing import Generic
+
+from task_server.scheduling.lanes import C, Candidate, Key, Lane
+from task_server.scheduling.shares import Shares
+
+PREFETCH_SECONDS = 0.050
+"""How much predicted work (p90) of short functions may lie on one slot."""
+PREFETCH_TASKS = 512
+"""How many tasks may lie on one slot."""
+REPLY_BYTES = 16 * 2**20
+
+
+class Room(Generic[C]):
+    """What one waiting worker can take."""
+
+    __slots__ = (
+        "broken",
+        "dealt",
+        "is_plain",
+        "long",
+        "pythons",
+        "reply_bytes",
+        "sandbox",
+        "short",
+        "short_seconds",
+        "slots",
+        "want",
+    )
+
+    def __init__(
+        self,
+        *,
+        want: int,
+        slots: int,
+        pythons: frozenset[str],
+        sandbox: int,
+        is_plain: bool = False,
+        broken: frozenset[str] = frozenset(),
+    ) -> None:
+        self.want = want
+        self.slots = slots
+        self.pythons = pythons
+        self.sandbox = sandbox
+        self.is_plain = is_plain
+        self.broken = broken
+        """Environments that it could not build of late."""
+        self.long = 0
+        self.short = 0
+        self.short_seconds = 0.0
+        self.reply_bytes = 0
+        self.dealt: list[C] = []
+
+    def fits(self, lane: Lane[C]) -> bool:
+        """True when this worker may take from the lane."""
+        if lane.environment is None or lane.environment in self.broken:
+            return False
+        if lane.sandbox > self.sandbox:
+            return False
+        return lane.plain if self.is_plain else lane.python in self.pythons
+
+    def hold(self, *, is_short: bool, seconds: float) -> None:
+        """Count a task that the worker has."""
+        if is_short:
+            self.short += 1
+            self.short_seconds += seconds
+        else:
+            self.long += 1
+
+    def is_full(self, *, ahead: bool) -> bool:
+        """True when it can take nothing at all: no free slot, or `ahead` no slot to add to."""
+        held = self.long if ahead else self.long + self.short
+        return self.want <= 0 or held >= self.slots
+
+    def takes(self, candidate: Candidate, *, ahead: bool) -> bool:
+        """Whether one that is not full can have this one.
+
+        `ahead` of a free slot only short functions go, and never what crashed before: its crash
+        must not be another's.
+        """
+        if self.reply_bytes + candidate.size > REPLY_BYTES and self.dealt:
+            return False
+        if not ahead:
+            return True
+        if candidate.crashes or not candidate.statistics.is_short:
+            return False
+        free = self.slots - self.long
+        seconds = self.short_seconds + candidate.statistics.price().p90
+        return seconds <= PREFETCH_SECONDS * free and self.short < PREFETCH_TASKS * free
+
+    def give(self, candidate: C) -> None:
+        """Deal it."""
+        seconds = short_seconds(candidate)
+        self.hold(is_short=seconds is not None, seconds=seconds or 0.0)
+        self.want -= 1
+        self.reply_bytes += candidate.size
+        self.dealt.append(candidate)
+
+
+def short_seconds(candidate: Candidate) -> float | None:
+    """Predicted p90 of what may share a slot with others; None for what has it alone."""
+    statistics = candidate.statistics
+    if candidate.crashes or not statistics.is_short:
+        return None
+    return statistics.price().p90
+
+
+Head = tuple[int, Key, Lane[C]]
+"""A lane in the order of its owner's: higher priority first, then the least key."""
+Turn = tuple[float, int, list[Head[C]]]
+"""An owner in the order of shares, and the heads of its lanes as a heap."""
+
+
+def deal(
+    rooms: Sequence[Room[C]],
+    lanes: Sequence[Lane[C]],
+    *,
+    shares: Shares,
+    refill: Callable[[Lane[C]], None],
+) -> None:
+    """Deal the heads of the lanes to the rooms, and charge their owners.
+
+    Each free slot gets one first, whoever's it is; then slots that work on short functions get
+    more. `refill` is called when a window ran empty though its lane has more.
+    """
+    shares.begin(lane.owner for lane in lanes)
+    for ahead in (False, True):
+        for room in rooms:
+            if not room.is_full(ahead=ahead):
+                fitting = [lane for lane in lanes if lane.window.entries and room.fits(lane)]
+                _fill(room, _turns(fitting, shares), ahead=ahead, shares=shares, refill=refill)
+
+
+def _turns(lanes: Iterable[Lane[C]], shares: Shares) -> list[Turn[C]]:
+    heads: dict[int, list[Head[C]]] = defaultdict(list)
+    for lane in lanes:
+        heads[lane.owner].append(_head(lane))
+    turns: list[Turn[C]] = []
+    for owner, mine in heads.items():
+        heapify(mine)
+        turns.append((shares.charged[owner], owner, mine))
+    heapify(turns)
+    return turns
+
+
+def _head(lane: Lane[C]) -> Head[C]:
+    return (-lane.priority, lane.window.entries[0].key, lane)
+
+
+def _fill(
+    room: Room[C],
+    turns: list[Turn[C]],
+    *,
+    ahead: bool,
+    shares: Shares,
+    refill: Callable[[Lane[C]], None],
+) -> None:
+    while turns and not room.is_full(ahead=ahead):
+        _, owner, heads = turns[0]
+        candidate = heads[0][2].window.entries[0]
+        if not room.takes(candidate, ahead=ahead):
+            heappop(turns)  # nothing of an owner passes that owner's first
+            continue
+        room.give(candidate)
+        share = shares.charge(owner, abs(candidate.predicted))
+        _advance(heads, refill)
+        if heads:
+            heapreplace(turns, (share, owner, heads))
+        else:
+            heappop(turns)
+
+
+def _advance(heads: list[Head[C]], refill: Callable[[Lane[C]], None]) -> None:
+    """Take the first task out of the first lane."""
+    lane = heads[0][2]
+    window = lane.window
+    del window.entries[0]
+    if not window.entries and not window.is_complete:
+        refill(lane)
+    if window.entries:
+        heapreplace(heads, _head(lane))
+    else:
+        heappop(heads)

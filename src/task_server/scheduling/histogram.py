@@ -1,0 +1,61 @@
+"""A histogram of run times on a logarithmic scale: exact counts, four bins to each doubling."""
+
+from __future__ import annotations
+
+import math
+from array import array
+
+SMALLEST_SECONDS = 1e-6
+BINS_PER_DOUBLING = 4
+BINS = 160  # up to 2^40 us, 12 days
+_SCALE = BINS_PER_DOUBLING / math.log(2)
+
+
+def bin_of(seconds: float) -> int:
+    """The bin that holds a run time."""
+    if seconds <= SMALLEST_SECONDS:
+        return 0
+    return min(int(math.log(seconds / SMALLEST_SECONDS) * _SCALE), BINS - 1)
+
+
+def seconds_at(position: float) -> float:
+    """The run time at a place on the scale; whole numbers are the lower edges of bins."""
+    return SMALLEST_SECONDS * math.exp(position / _SCALE)
+
+
+class Histogram:
+    """Counts of run times."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.counts = array("Q", data or bytes(8 * BINS))
+        self.total = sum(self.counts)
+
+    def add(self, seconds: float) -> None:
+        """Count one run time."""
+        self.counts[bin_of(seconds)] += 1
+        self.total += 1
+
+    def quantiles(self, levels: tuple[float, ...]) -> list[float]:
+        """Run times in seconds below which these shares of the counts lie, levels ascending.
+
+        Within a bin the counts are taken as evenly spread on the logarithmic scale. All zeros when
+        nothing was counted.
+        """
+        if not self.total:
+            return [0.0] * len(levels)
+        found: list[float] = []
+        below, index = 0, 0
+        for level in levels:
+            wanted = level * self.total
+            while below + self.counts[index] < wanted and index < BINS - 1:
+                below += self.counts[index]
+                index += 1
+            share = (wanted - below) / self.counts[index] if self.counts[index] else 0.5
+            found.append(seconds_at(index + min(max(share, 0.0), 1.0)))
+        return found
+
+    def to_bytes(self) -> bytes:
+        """What `Histogram(data)` takes."""
+        return self.counts.tobytes()

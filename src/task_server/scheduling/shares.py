@@ -1,0 +1,51 @@
+"""Fair share between owners: who was charged the least is served first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class Shares:
+    """Seconds of work charged to each owner: predicted when leased, measured when finished."""
+
+    __slots__ = ("_kept", "active", "charged", "floor")
+
+    def __init__(self, kept: dict[int, float], *, active: Iterable[int] = ()) -> None:
+        self.active = set(active)
+        """Owners that had something to deal the last time."""
+        self.charged = {**dict.fromkeys(self.active, 0.0), **kept}
+        self.floor = self._least() if self.active else max(kept.values(), default=0.0)
+        """The least share of those; others are lifted to it when they come back."""
+        self._kept = dict(kept)
+
+    def _least(self) -> float:
+        return min(self.charged[owner] for owner in self.active)
+
+    def begin(self, owners: Iterable[int]) -> None:
+        """Before a deal: lift owners that come back from idle, so that idling saves up nothing."""
+        present = set(owners)
+        for owner in present - self.active:
+            self.charged[owner] = max(self.charged.get(owner, 0.0), self.floor)
+        self.active = present
+        if present:
+            self.floor = self._least()
+
+    def charge(self, owner: int, seconds: float) -> float:
+        """Charge an owner; gives its share."""
+        share = self.charged[owner] = self.charged.get(owner, 0.0) + seconds
+        return share
+
+    def settle(self, owner: int, *, predicted: float, seconds: float) -> None:
+        """Put what a finished attempt took in the place of what was predicted."""
+        share = self.charged.get(owner, 0.0) + seconds - predicted
+        self.charged[owner] = max(share, 0.0)
+
+    def unsaved(self) -> list[tuple[int, float]]:
+        """Owner and share of those that changed since the last call."""
+        changed = [
+            (owner, share)
+            for owner, share in self.charged.items()
+            if self._kept.get(owner) != share
+        ]
+        self._kept.update(changed)
+        return changed

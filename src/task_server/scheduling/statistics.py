@@ -1,0 +1,119 @@
+"""What is known of one function, and what that says of its next call."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from task_server.scheduling.histogram import Histogram
+
+SHORT_SECONDS = 0.005
+"""Functions with a median below this are dealt several to a slot."""
+UNKNOWN_SECONDS = 1.0
+"""The guess for a function of which nothing is known, nor of its owner, nor of this server."""
+_LEVELS = (0.1, 0.5, 0.9, 0.99)
+
+
+class Price(Struct, frozen=True):
+    """Predicted seconds of one call."""
+
+    p10: float
+    p50: float
+    p90: float
+    p99: float
+    calls: int
+    """Calls of this function that it rests on."""
+    model: str
+    """`history`, or for an unknown function `owner`, `server`, `guess`."""
+
+    @property
+    def is_known(self) -> bool:
+        """False: nothing of this function has been measured."""
+        return self.calls > 0
+
+
+class Statistics:
+    """Counts and sums of one function; durations in seconds."""
+
+    __slots__ = (
+        "_price",
+        "calls",
+        "cpu_seconds",
+        "failures",
+        "first_seconds",
+        "function",
+        "histogram",
+        "import_seconds",
+        "install_seconds",
+        "is_short",
+        "owner",
+        "peak_bytes",
+        "queue_seconds",
+        "run_seconds",
+    )
+
+    def __init__(self, function: int, owner: int) -> None:
+        self.function = function
+        self.owner = owner
+        self.calls = 0
+        self.failures = 0
+        self.first_seconds = 0.0
+        self.run_seconds = 0.0
+        self.queue_seconds = 0.0
+        self.install_seconds = 0.0
+        self.import_seconds = 0.0
+        self.cpu_seconds = 0.0
+        self.peak_bytes = 0
+        self.histogram = Histogram()
+        self.is_short = False
+        self._price: Price | None = None
+
+    def restore(
+        self,
+        calls: int,
+        failures: int,
+        first_seconds: float,
+        run_seconds: float,
+        queue_seconds: float,
+        install_seconds: float,
+        import_seconds: float,
+        cpu_seconds: float,
+        peak_bytes: int,
+        histogram: bytes,
+    ) -> None:
+        """Take what was kept."""
+        self.calls, self.failures, self.first_seconds = calls, failures, first_seconds
+        self.run_seconds, self.queue_seconds = run_seconds, queue_seconds
+        self.install_seconds, self.import_seconds = install_seconds, import_seconds
+        self.cpu_seconds, self.peak_bytes = cpu_seconds, peak_bytes
+        self.histogram = Histogram(histogram)
+        self.settle()
+
+    def count(self, run_seconds: float) -> None:
+        """Count a success."""
+        if not self.calls:
+            self.first_seconds = run_seconds
+        self.calls += 1
+        self.run_seconds += run_seconds
+        self.histogram.add(run_seconds)
+        self._price = None
+
+    def settle(self) -> None:
+        """After a group of counts: whether calls are short enough to be dealt in numbers."""
+        self.is_short = self.calls > 0 and self.price().p50 < SHORT_SECONDS
+
+    def price(self) -> Price:
+        """What the next call takes; widened while few calls were seen."""
+        price = self._price
+        if price is None:
+            p10, p50, p90, p99 = self.histogram.quantiles(_LEVELS)
+            spread = 1.0 + 2.0 / max(self.calls, 1)
+            price = Price(p10 / spread, p50, p90 * spread, p99 * spread, self.calls, "history")
+            self._price = price
+        return price
+
+
+def guess(seconds: float | None, model: str) -> Price:
+    """A wide price for a function that was never measured."""
+    if seconds is None:
+        seconds, model = UNKNOWN_SECONDS, "guess"
+    return Price(seconds / 30, seconds, seconds * 30, seconds * 100, 0, model)

@@ -1,0 +1,1 @@
+"""Where tasks are kept: one contract of the hot verbs, one implementation a database."""

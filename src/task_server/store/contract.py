@@ -1,0 +1,300 @@
+"""The hot verbs of the store: what each takes, gives and promises.
+
+Every verb takes a batch and is one transaction; it returns when that is on disk. Verbs of many
+requests share transactions (group commit). Times are Unix seconds by the store's clock, `now`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from task_server.protocol.workers import EnvironmentState, Held
+from task_server.scheduling.statistics import Price, Statistics
+from task_server.store.states import Encoding, State
+from task_server.store.transitions import Policy
+
+
+class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
+    """A task without its id and arguments: what the members of a list share."""
+
+    owner: int
+    function: str
+    module: str | None
+    package: tuple[str, ...]
+    version: str | None
+    distribution: str
+    """Normalised name of the first package; empty without one."""
+    python: str
+    request: str
+    """Canonical text of the environment request; empty: the empty environment."""
+    environment: str | None
+    """Digest of a lock that the task itself names."""
+    pickle: str | None
+    """`sha256:HEX` of a function by value."""
+    timeout: float | None
+    """Seconds, 0 for none; None: not stated."""
+    max_attempts: int
+    backoff: float
+    retry_on: tuple[str, ...]
+    priority: int
+    at_most_once: bool
+    result_encoding: str
+    isolation: str
+    tags: tuple[str, ...]
+    plain: bool
+    """A plain worker can run it."""
+
+
+class Kind(Struct):
+    """A stored KindSpec."""
+
+    number: int
+    spec: KindSpec
+    function: int
+    lane: int
+    retry_on: frozenset[str]
+    head: bytes = b""
+    """The part of an assignment that all its tasks share, as JSON; made when first leased."""
+
+
+class NewTask(Struct):
+    """One task to submit."""
+
+    id: bytes
+    digest: bytes | None
+    """Of the body as sent; None where the server made the id."""
+    payload: bytes
+    """The arguments as members of a JSON object: `"args":[],"kwargs":{}` or `"call":{}`."""
+    spec: int
+    """Index into the submission's specs."""
+    run_after: float | None = None
+    start_by: float | None = None
+
+
+class BatchSpec(Struct):
+    """A batch to open."""
+
+    id: bytes
+    digest: bytes | None
+    name: str | None
+    expected: int | None
+    in_order: bool
+    is_open: bool
+
+
+class IdempotencyKey(Struct, frozen=True):
+    """A client's name for one request."""
+
+    text: str
+    digest: bytes
+
+
+class Submission(Struct):
+    """One request's tasks: all of them or none."""
+
+    owner: int
+    specs: Sequence[KindSpec]
+    prices: Sequence[Price]
+    """One a spec."""
+    tasks: Sequence[NewTask]
+    batch: BatchSpec | None = None
+    """A batch to make around them."""
+    into: bytes | None = None
+    """An open batch to add them to."""
+    key: IdempotencyKey | None = None
+
+
+class Accepted(Struct):
+    """What became of a submission."""
+
+    ids: list[bytes]
+    batch: bytes | None
+    duplicate: bool
+
+
+class WorkerFacts(Struct, frozen=True, kw_only=True):
+    """What a worker says of itself when it joins."""
+
+    name: str
+    slots: int
+    pythons: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    cpu: float | None = None
+    memory: int | None = None
+    gpu: int = 0
+    platform: str = ""
+    sandbox: int = 0
+    version: str = ""
+    is_plain: bool = False
+
+
+class LeaseKey(Struct, frozen=True):
+    """What a lease's text says: where its row is, and the secret that proves it."""
+
+    number: int
+    attempt: int
+    secret: bytes
+
+    @property
+    def text(self) -> str:
+        """As it travels."""
+        return f"{self.number:x}.{self.attempt:x}.{self.secret.hex()}"
+
+    @classmethod
+    def parse(cls, text: str) -> LeaseKey | None:
+        """None when the text is not a lease."""
+        try:
+            number, attempt, secret = text.split(".")
+            key = cls(int(number, 16), int(attempt, 16), bytes.fromhex(secret))
+        except ValueError:
+            return None
+        is_sane = 0 <= key.number < 2**62 and 0 <= key.attempt < 2**31 and len(key.secret) == 16
+        return key if is_sane else None
+
+
+class Used(Struct, omit_defaults=True):
+    """What an attempt used, as kept with its task."""
+
+    run_seconds: float = 0.0
+    install_seconds: float = 0.0
+    import_seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_bytes: int = 0
+    resolved: dict[str, str | None] | None = None
+    worker: str | None = None
+
+
+class AttemptReport(Struct):
+    """How an attempt ended, as the worker says."""
+
+    lease: LeaseKey | None
+    """None: a text that is no lease, or a plain worker that names the task alone."""
+    outcome: str
+    encoding: Encoding
+    answer: bytes
+    """The answer, the blob's digest or the error, as kept and given out."""
+    error_kind: str = ""
+    unfit: bool = False
+    used: Used | None = None
+    log: bytes = b""
+    task: bytes | None = None
+    """Id, for plain workers."""
+
+
+class Decided(Struct):
+    """What became of one report."""
+
+    status: int
+    duplicate: bool = False
+
+
+class Dealt(Struct):
+    """A leased task."""
+
+    number: int
+    id: bytes
+    kind: Kind
+    attempt: int
+    secret: bytes
+    payload: bytes
+
+
+class ExchangeRequest(Struct):
+    """A worker's exchange, read."""
+
+    session: str
+    token: int
+    """Of the caller; 0 without authentication."""
+    number: int
+    seen: int
+    want: int
+    wait_until: float
+    draining: bool
+    reports: list[AttemptReport]
+    held: list[Held] | None
+    environments: list[EnvironmentState]
+
+
+class ExchangeResult(Struct):
+    """What the worker is told."""
+
+    decisions: list[Decided]
+    tasks: list[Dealt]
+    stop: list[tuple[str, str]]
+    """Lease and why."""
+    is_over: bool = False
+    drain: bool = False
+
+
+class Ended(Struct):
+    """A task that came to its end, as told to whoever waits."""
+
+    number: int
+    id: bytes
+    owner: int
+    batch: int | None
+    position: int
+    state: State
+    n: int
+    encoding: Encoding | None
+    outcome: bytes | None
+    """None: read it from the store."""
+
+
+class JoinRequest(Struct):
+    """A worker's join, read."""
+
+    worker: str | None
+    token: int
+    facts: WorkerFacts
+    session: str
+
+
+class Store(Protocol):
+    """One database of tasks."""
+
+    policy: Policy
+    lease_seconds: float
+    on_ended: Callable[[Sequence[Ended]], None]
+    """Called on the event loop after the commit that ended them."""
+    on_new_requests: Callable[[], None]
+    """Called on the event loop when there are environment requests to lock."""
+
+    def statistics(self, owner: int, distribution: str, name: str) -> Statistics | None:
+        """What is known of a function; None when it was never called. Does not wait."""
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """T1, T2. Raises Conflict, Gone, NotFound (no such open batch); then nothing is stored."""
+
+    async def open_batch(self, owner: int, batch: BatchSpec) -> Accepted:
+        """Make an open batch, or find the equal one of that id."""
+
+    async def close_batch(self, owner: int | None, batch: bytes) -> bool:
+        """No more tasks come; False when there is no such batch of this owner."""
+
+    async def join(self, request: JoinRequest) -> str:
+        """Begin a session of a worker and end its older ones; gives the worker's id."""
+
+    async def exchange(self, request: ExchangeRequest) -> ExchangeResult:
+        """T3, T5 to T10: decide reports, renew, and lease; parks until `wait_until` for tasks."""
+
+    async def plain_lease(self, token: int, *, wait_until: float, seconds: float) -> Dealt | None:
+        """T3 for a plain worker; the lease lasts at least `seconds`."""
+
+    async def plain_answer(self, token: int, report: AttemptReport) -> Decided:
+        """T6 to T8 for a plain worker."""
+
+    async def cancel(self, owner: int | None, ids: Sequence[bytes]) -> list[int]:
+        """T11; a status for each: 200, 404 or 409. `owner` None: an admin."""
+
+    async def retry(self, owner: int | None, ids: Sequence[bytes]) -> list[int]:
+        """T13; a status for each: 200, 404 or 409."""
+
+    async def expire(self) -> None:
+        """T4, T9 and T12 for all that is due."""
+
+    async def close(self) -> None:
+        """Write what waits and let go of the database."""

@@ -1,0 +1,115 @@
+"""Group commit: one thread that does all waiting operations in one transaction.
+
+It never waits to collect: it takes whatever is there, and while it works and syncs the next group
+gathers by itself. Replies leave only after the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+from task_server.errors import Unavailable
+
+MAXIMUM_ROWS = 10_000
+"""Rows in one group; a request is never split."""
+
+R = TypeVar("R")
+
+
+class Operation(Generic[R]):
+    """One request's share of a group."""
+
+    __slots__ = ("error", "future", "is_done", "result", "rows", "work")
+
+    def __init__(self, work: Callable[[Operation[R]], None], *, rows: int = 1) -> None:
+        self.work = work
+        """Does it inside the transaction, and settles it, now or in a later group."""
+        self.rows = rows
+        self.future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.result: R | None = None
+        self.error: BaseException | None = None
+        self.is_done = False
+
+    def settle(self, result: R) -> None:
+        """What its caller gets once the group is on disk."""
+        self.result, self.is_done = result, True
+
+    def fail(self, error: BaseException) -> None:
+        """What its caller gets instead."""
+        self.error, self.is_done = error, True
+
+    def reset(self) -> None:
+        """Forget what became of it: its group was undone."""
+        self.result, self.error, self.is_done = None, None, False
+
+    def answer(self) -> None:
+        """Tell the caller; on the event loop."""
+        if self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+            self.future.exception()  # marked as seen: its caller may have gone away
+        else:
+            self.future.set_result(self.result)  # type: ignore[arg-type]  # settled with R
+
+
+class GroupCommit:
+    """The thread. `run` does a group and commits it, or fails its operations; it never raises."""
+
+    def __init__(self, run: Callable[[list[Operation[object]]], None], *, name: str) -> None:
+        self._run = run
+        self._queue: SimpleQueue[Operation[object] | None] = SimpleQueue()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+
+    @property
+    def is_closed(self) -> bool:
+        """True once it takes no more operations."""
+        return self._is_closed
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def put(self, operation: Operation[R]) -> asyncio.Future[R]:
+        """Add an operation to the next group. Raises Unavailable once closed."""
+        if self._is_closed:
+            raise Unavailable("the server is about to stop")
+        self._queue.put(operation)  # type: ignore[arg-type]  # invariant R, only passed through
+        return operation.future
+
+    async def close(self) -> None:
+        """Do what waits, then end the thread."""
+        self._is_closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _work(self) -> None:
+        while True:
+            group, is_last = self._take()
+            if group:
+                self._run(group)
+            if is_last:
+                return
+
+    def _take(self) -> tuple[list[Operation[object]], bool]:
+        group: list[Operation[object]] = []
+        rows = 0
+        operation = self._queue.get()
+        while operation is not None:
+            group.append(operation)
+            rows += operation.rows
+            if rows >= MAXIMUM_ROWS or self._queue.empty():
+                return group, False
+            operation = self._queue.get()
+        return group, True
+
+
+def answer_all(operations: Sequence[Operation[object]]) -> None:
+    """Tell all callers; on the event loop."""
+    for operation in operations:
+        operation.answer()

@@ -1,0 +1,31 @@
+"""Workers as they last joined."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgspec
+from msgspec import Struct
+
+from task_server.store.contract import WorkerFacts
+
+
+class WorkerRow(Struct):
+    """A worker. Times are Unix seconds."""
+
+    worker: int
+    id: str
+    facts: WorkerFacts
+    joined_at: float
+    seen_at: float
+
+
+def listed(connection: sqlite3.Connection) -> list[WorkerRow]:
+    """All workers, newest first."""
+    rows = connection.execute(
+        "SELECT worker, id, facts, joined_at, seen_at FROM workers ORDER BY worker DESC LIMIT 1000"
+    )
+    return [
+        WorkerRow(worker, identifier, msgspec.msgpack.decode(facts, type=WorkerFacts), *times)
+        for worker, identifier, facts, *times in rows
+    ]

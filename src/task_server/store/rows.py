@@ -1,0 +1,83 @@
+"""What reads of the store give."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from task_server.store.contract import KindSpec, Used
+from task_server.store.states import Encoding, State
+
+
+class TaskRow(Struct):
+    """A task as its owner may see it."""
+
+    number: int
+    id: bytes
+    batch: bytes | None
+    spec: KindSpec
+    state: State
+    submitted_at: float
+    predicted: float
+    predicted_high: float
+    attempt: int
+    generation: int
+    worker: str | None
+    started_at: float | None
+    ended_at: float | None
+    encoding: Encoding | None
+    outcome: bytes | None
+    used: Used | None
+    environment: str | None
+    request_state: int
+
+
+class AnswerRow(Struct):
+    """A member of a batch that has ended."""
+
+    position: int
+    id: bytes
+    state: State
+    n: int
+    encoding: Encoding | None
+    outcome: bytes | None
+
+
+class BatchRow(Struct):
+    """A batch and how far it is."""
+
+    batch: int
+    id: bytes
+    owner: int
+    name: str | None
+    is_open: bool
+    expected: int | None
+    total: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    running: int = 0
+    delayed: int = 0
+
+    @property
+    def ended(self) -> int:
+        """How many are done, one way or another."""
+        return self.succeeded + self.failed + self.cancelled + self.expired
+
+    @property
+    def queued(self) -> int:
+        """How many wait for a worker."""
+        return self.total - self.ended - self.running - self.delayed
+
+
+class TaskFilter(Struct):
+    """Which tasks to list, newest first."""
+
+    owner: int | None
+    state: State | None = None
+    function: str | None = None
+    batch: bytes | None = None
+    tag: str | None = None
+    before: int | None = None
+    """Number of the last task of the page before."""
+    limit: int = 100

@@ -1,0 +1,282 @@
+"""T6 to T10: what workers report, decided and written."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+from msgspec import Struct
+
+from task_server.store import transitions
+from task_server.store.contract import AttemptReport, Decided, Ended, LeaseKey, Used
+from task_server.store.sqlite.change import (
+    FullRow,
+    LostUpdate,
+    end_attempt,
+    read_row,
+    settle,
+    write_change,
+)
+from task_server.store.sqlite.group import Group, outcome_columns, sane
+from task_server.store.sqlite.many import write_many
+from task_server.store.sqlite.memory import Running, Session
+from task_server.store.states import Encoding, State
+from task_server.store.transitions import Change, Issued
+
+_END = (
+    "UPDATE tasks SET state = w.column4, outcome = w.column5, encoding = w.column6,"
+    " usage = w.column7, n = w.column8, ended_at = w.column9"
+    " FROM (VALUES {rows}) AS w WHERE tasks.number = w.column1"
+    # The lease must still be the one that was given: a task that moved on keeps its new state.
+    " AND tasks.state = 2 AND tasks.attempt = w.column2 AND tasks.secret = w.column3"
+)
+
+
+class Attempt(Struct):
+    """A reported attempt as the store knows it."""
+
+    row: FullRow | None
+    lease: LeaseKey | None
+    """None: never issued to this worker in this generation."""
+    issued: Issued | None
+    any_issued: bool
+
+
+def digest_of(encoding: Encoding, answer: bytes) -> bytes:
+    """What tells one outcome from another."""
+    return blake2b(bytes([encoding]) + answer, digest_size=16).digest()
+
+
+def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> list[Decided]:
+    """Decide each report; of several for one lease the first that ends its task counts."""
+    held: dict[int, tuple[AttemptReport, Running]] = {}
+    for index, report in enumerate(reports):
+        running = _held_to_its_end(session, report)
+        if running is not None:
+            held[index] = (report, running)
+            del session.leases[running.number]
+    if held:
+        _end_held(group, list(held.values()))
+    return [
+        Decided(200) if index in held else _decide(group, session, report)
+        for index, report in enumerate(reports)
+    ]
+
+
+def _held_to_its_end(session: Session, report: AttemptReport) -> Running | None:
+    """The lease that a report ends for good: an answer, or a failure without another try."""
+    if report.lease is None or report.outcome not in ("succeeded", "failed"):
+        return None
+    running = session.leases.get(report.lease.number)
+    if running is None or running.key != report.lease:
+        return None
+    is_last = report.outcome == "succeeded" or running.kind.spec.max_attempts <= 1
+    return running if is_last else None
+
+
+def _end_held(group: Group, held: list[tuple[AttemptReport, Running]]) -> None:
+    """End tasks whose holder says so."""
+    first_n = group.memory.next_n
+    rows = [
+        (
+            running.number,
+            running.attempt,
+            running.secret,
+            int(State.SUCCEEDED if report.outcome == "succeeded" else State.FAILED),
+            outcome_columns(report.answer),
+            int(report.encoding),
+            msgspec.msgpack.encode(report.used) if report.used else None,
+            n,
+            group.now,
+        )
+        for n, (report, running) in enumerate(held, first_n)
+    ]
+    if write_many(group.connection, _END, rows) != len(rows):
+        raise LostUpdate("a lease was not as its session had it")
+    group.memory.next_n = first_n + len(held)
+    for n, (report, running) in enumerate(held, first_n):
+        _count_end(group, report, running, n)
+    group.write_outcomes([(running.number, report.answer) for report, running in held])
+    group.write_logs(
+        [(running.number, running.attempt, report.log) for report, running in held if report.log]
+    )
+
+
+def _count_end(group: Group, report: AttemptReport, running: Running, n: int) -> None:
+    is_success = report.outcome == "succeeded"
+    state = State.SUCCEEDED if is_success else State.FAILED
+    used = report.used or Used()
+    owner = running.kind.spec.owner
+    group.count_attempt(
+        group.memory.statistics_of(running.kind),
+        used,
+        is_success=is_success,
+        queue_seconds=running.started_at - running.submitted_at,
+    )
+    group.memory.shares.settle(
+        owner, predicted=abs(running.predicted), seconds=sane(used.run_seconds)
+    )
+    group.count_end(running.batch, state)
+    group.ended.append(
+        Ended(
+            running.number,
+            running.id,
+            owner,
+            running.batch,
+            running.position if running.position is not None else -1,
+            state,
+            n,
+            report.encoding,
+            report.answer,
+        )
+    )
+
+
+# ---- one by one: what is not the plain end of a held lease
+
+
+def _decide(group: Group, session: Session, report: AttemptReport) -> Decided:
+    attempt = _attempt(group, session, report)
+    if report.outcome in ("crashed", "released"):
+        return _give_up(group, session, report, attempt)
+    digest = digest_of(report.encoding, report.answer)
+    verdict = transitions.answer(
+        attempt.row.as_row() if attempt.row else None,
+        attempt.issued,
+        any_issued=attempt.any_issued,
+        is_success=report.outcome == "succeeded",
+        digest=digest,
+        kind=report.error_kind,
+        policy=group.policy,
+        jitter=group.jitter(),
+    )
+    if verdict.change is not None:
+        assert attempt.row is not None and attempt.lease is not None and attempt.issued is not None
+        _write_answer(group, attempt.row, attempt.lease, attempt.issued, report, verdict.change)
+    return Decided(verdict.status, verdict.duplicate)
+
+
+def _write_answer(
+    group: Group,
+    row: FullRow,
+    lease: LeaseKey,
+    issued: Issued,
+    report: AttemptReport,
+    change: Change,
+) -> None:
+    is_success = report.outcome == "succeeded"
+    told = (is_success, digest_of(report.encoding, report.answer))
+    if not issued.holds:
+        group.connection.execute(
+            "UPDATE past_attempts SET outcome_ok = ?, outcome_digest = ? WHERE lease = ?",
+            (told[0], told[1], lease.secret),
+        )
+    if row.state is State.RUNNING:
+        end_attempt(group, row, told=told if issued.holds else None, is_stopped=not issued.holds)
+    used = report.used or Used()
+    group.count_attempt(
+        group.memory.statistics_of(row.kind),
+        used,
+        is_success=is_success,
+        queue_seconds=(row.started_at or group.now) - row.submitted_at,
+    )
+    if issued.holds:
+        settle(group, row, seconds=used.run_seconds)
+    if report.log:
+        group.write_logs([(row.number, lease.attempt, report.log)])
+    write_change(group, row, change, report=report)
+
+
+def _give_up(group: Group, session: Session, report: AttemptReport, attempt: Attempt) -> Decided:
+    """T9 told by the agent, or T10."""
+    row, issued = attempt.row, attempt.issued
+    if row is None or issued is None or not issued.holds:
+        return Decided(409)
+    if report.outcome == "crashed":
+        change = transitions.crash(
+            row.as_row(), was_delivered=True, policy=group.policy, jitter=group.jitter()
+        )
+    else:
+        change = transitions.release(row.as_row(), unfit=report.unfit, policy=group.policy)
+        settle(group, row, seconds=0.0)
+        if report.unfit:
+            _mark_broken(group, session, row)
+    if report.log:
+        group.write_logs([(row.number, row.attempt, report.log)])
+    end_attempt(group, row, told=None, is_stopped=False)
+    write_change(group, row, change, report=report if change.state is State.FAILED else None)
+    return Decided(200)
+
+
+def _mark_broken(group: Group, session: Session, row: FullRow) -> None:
+    request = group.memory.requests_by_number[group.memory.lanes[row.kind.lane].request]
+    if request.environment is None:
+        return
+    until = group.now + group.policy.exclusion_seconds
+    group.memory.broken[session.worker, request.environment] = until
+    group.connection.execute(
+        "INSERT OR REPLACE INTO worker_environments (worker, environment, state, broken_until)"
+        " VALUES (?, ?, 'failed', ?)",
+        (session.worker, request.environment, until),
+    )
+
+
+# ---- which attempt a report speaks of
+
+
+def _attempt(group: Group, session: Session, report: AttemptReport) -> Attempt:
+    row = _row_of(group, report)
+    if row is None:
+        return Attempt(None, None, None, any_issued=False)
+    mine = _issued_to(group, row, session.worker)
+    lease = report.lease
+    if lease is None and mine:
+        last = max(mine, key=lambda each: each[0].attempt)
+        return Attempt(row, last[0], last[1], any_issued=True)
+    for known, issued in mine:
+        if lease is not None and known.secret == lease.secret and known.attempt == lease.attempt:
+            return Attempt(row, known, issued, any_issued=True)
+    return Attempt(row, None, None, any_issued=bool(mine))
+
+
+def _row_of(group: Group, report: AttemptReport) -> FullRow | None:
+    if report.lease is not None:
+        return read_row(group, "number", report.lease.number)
+    return read_row(group, "id", report.task) if report.task is not None else None
+
+
+def _issued_to(group: Group, row: FullRow, worker: int) -> list[tuple[LeaseKey, Issued]]:
+    """All attempts of the task's present generation that this worker was given."""
+    rows = group.connection.execute(
+        "SELECT lease, attempt, outcome_ok, outcome_digest FROM past_attempts"
+        " WHERE task = ? AND worker = ? AND generation = ?",
+        (row.number, worker, row.generation),
+    ).fetchall()
+    found = [
+        (
+            LeaseKey(row.number, attempt, lease),
+            Issued(holds=False, told=None if ok is None else (bool(ok), digest)),
+        )
+        for lease, attempt, ok, digest in rows
+    ]
+    if row.lease is not None and _worker_of(group, row.session) == worker:
+        found.append((row.lease, _present(row)))
+    return found
+
+
+def _present(row: FullRow) -> Issued:
+    if row.state is State.RUNNING:
+        return Issued(holds=True, told=None)
+    assert row.encoding is not None and row.outcome is not None
+    told = (row.state is State.SUCCEEDED, digest_of(row.encoding, row.outcome))
+    return Issued(holds=False, told=told)
+
+
+def _worker_of(group: Group, session: int | None) -> int | None:
+    known = group.memory.sessions_by_row.get(session or 0)
+    if known is not None:
+        return known.worker
+    row = group.connection.execute(
+        "SELECT worker FROM sessions WHERE session = ?", (session,)
+    ).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,313 @@
+"""One group: the transaction of all operations that were waiting, and what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+
+from task_server.scheduling.lanes import WINDOW, Lane
+from task_server.scheduling.statistics import Statistics
+from task_server.store.contract import Ended, ExchangeResult, Used
+from task_server.store.group_commit import Operation
+from task_server.store.sqlite.many import write_many
+from task_server.store.sqlite.memory import SERVER, Memory, Queued, Session, Waiter
+from task_server.store.states import Encoding, State
+from task_server.store.transitions import Policy
+
+INLINE_BYTES = 1024
+"""Payloads up to this size lie in the task's row; rows that are updated stay small."""
+_TASK_COLUMNS = (
+    "number, id, digest, kind, batch, position, lane, state, submitted_at, ready_at, due_at, tie,"
+    " predicted, predicted_high, attempt, session, reply, secret, started_at, payload"
+)
+
+
+class BatchChange(Struct):
+    """How many tasks of a batch ended, by state."""
+
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    expired: int = 0
+
+
+class Group:
+    """The transaction at hand."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        memory: Memory,
+        *,
+        now: float,
+        policy: Policy,
+        lease_seconds: float,
+        jitter: Callable[[], float],
+    ) -> None:
+        self.connection = connection
+        self.memory = memory
+        self.now = now
+        self.policy = policy
+        self.lease_seconds = lease_seconds
+        self.jitter = jitter
+        self.ended: list[Ended] = []
+        self.fresh: list[Queued] = []
+        """Tasks of this group that are not inserted yet, all of them in windows."""
+        self.fresh_ids: dict[bytes, Queued] = {}
+        self.batches: dict[int, BatchChange] = defaultdict(BatchChange)
+        self.statistics: set[Statistics] = set()
+        self.loads: set[int] = set()
+        self.settled: list[Operation[ExchangeResult]] = []
+        self.tell: list[Session] = []
+        """Sessions with news: their parked exchange ends with this group."""
+        self.ending: list[Waiter] = []
+        """Parked requests that do not wait beyond this group."""
+        self.has_new_requests = False
+
+    # ---- queueing
+
+    def lane_of(self, task: Queued) -> Lane[Queued]:
+        """The lane of a task."""
+        return self.memory.lanes[task.kind.lane]
+
+    def add_load(self, kind: int, count: int) -> None:
+        """Count queued tasks of a kind."""
+        self.memory.load[kind] = self.memory.load.get(kind, 0) + count
+        self.loads.add(kind)
+
+    def insert(self, tasks: list[Queued], state: State) -> None:
+        """Insert tasks of this group that were not dealt."""
+        rows = [self._row(task, state, None) for task in tasks]
+        write_many(self.connection, f"INSERT INTO tasks ({_TASK_COLUMNS}) VALUES {{rows}}", rows)
+        self.insert_payloads(tasks)
+        for task in tasks:
+            if task.size > INLINE_BYTES:
+                task.payload = None  # a window holds no large arguments; the lease reads them
+
+    def insert_running(self, tasks: list[tuple[Queued, int, int, bytes]]) -> None:
+        """Insert tasks that were dealt in the group that submits them: session, reply, secret."""
+        rows = [
+            self._row(task, State.RUNNING, (session, reply, secret, self.now))
+            for task, session, reply, secret in tasks
+        ]
+        write_many(self.connection, f"INSERT INTO tasks ({_TASK_COLUMNS}) VALUES {{rows}}", rows)
+        self.insert_payloads([task for task, *_ in tasks])
+
+    def insert_payloads(self, tasks: list[Queued]) -> None:
+        """The arguments that do not lie in the row."""
+        large = [task for task in tasks if task.payload and len(task.payload) > INLINE_BYTES]
+        if large:
+            write_many(
+                self.connection,
+                "INSERT INTO payloads (number, part, data) VALUES {rows}",
+                [(task.number, 0, task.payload) for task in large],
+            )
+
+    def _row(
+        self,
+        task: Queued,
+        state: State,
+        lease: tuple[int, int, bytes, float] | None,
+    ) -> tuple[object, ...]:
+        task.is_fresh = False
+        session, reply, secret, started_at = lease or (None, None, None, None)
+        payload = task.payload
+        return (
+            task.number,
+            task.id,
+            task.digest,
+            task.kind.number,
+            task.batch,
+            task.position,
+            task.kind.lane,
+            int(state),
+            task.submitted_at,
+            task.submitted_at,
+            task.due_at,
+            task.tie,
+            task.predicted,
+            task.predicted_high,
+            task.attempt + 1 if lease else task.attempt,
+            session,
+            reply,
+            secret,
+            started_at,
+            payload if payload is None or len(payload) <= INLINE_BYTES else None,
+        )
+
+    def write_fresh(self) -> None:
+        """Insert what this group submitted, as queued, so that statements can see it."""
+        waiting, self.fresh = [task for task in self.fresh if task.is_fresh], []
+        self.insert(waiting, State.QUEUED)
+
+    def offer(self, task: Queued) -> None:
+        """A stored task became queued: let its lane's window know."""
+        lane = self.lane_of(task)
+        lane.window.offer(task)
+        self.memory.active.add(lane.number)
+        # What leaves a window must be in the database: only from there it can come back.
+        self.insert([over for over in lane.window.trim() if over.is_fresh], State.QUEUED)
+
+    def refill(self, lane: Lane[Queued]) -> None:
+        """Read the next tasks of a lane whose window ran empty."""
+        rows = self.connection.execute(
+            "SELECT t.number, t.due_at, t.tie, ifnull(x.crashes, 0), t.predicted, t.id, t.kind,"
+            " t.batch, t.position, t.submitted_at, t.predicted_high, t.attempt, t.payload"
+            " FROM tasks t LEFT JOIN task_extras x USING (number)"
+            " WHERE t.state = 0 AND t.lane = ? AND (t.due_at, t.tie, t.number) > (?, ?, ?)"
+            " ORDER BY t.due_at, t.tie, t.number LIMIT ?",
+            (lane.number, *lane.window.bound, WINDOW),
+        ).fetchall()
+        lane.window.refill([self._queued(row) for row in rows], wanted=WINDOW)
+
+    def _queued(self, row: tuple) -> Queued:  # type: ignore[type-arg]  # a database row
+        (number, due_at, tie, crashes, predicted, task, kind_number, *rest) = row
+        batch, position, submitted_at, predicted_high, attempt, payload = rest
+        kind = self.memory.kind_numbered(kind_number)
+        return Queued(
+            number=number,
+            due_at=due_at,
+            tie=tie,
+            crashes=crashes,
+            predicted=predicted,
+            size=65536 if payload is None else len(payload),
+            statistics=self.memory.statistics_of(kind),
+            id=task,
+            kind=kind,
+            batch=batch,
+            position=position,
+            submitted_at=submitted_at,
+            predicted_high=predicted_high,
+            attempt=attempt,
+            payload=payload,
+        )
+
+    # ---- counting
+
+    def count_end(self, batch: int | None, state: State) -> None:
+        """Count an ended task in its batch."""
+        if batch is None:
+            return
+        change = self.batches[batch]
+        if state is State.SUCCEEDED:
+            change.succeeded += 1
+        elif state is State.FAILED:
+            change.failed += 1
+        elif state is State.CANCELLED:
+            change.cancelled += 1
+        else:
+            change.expired += 1
+
+    def count_attempt(
+        self, statistics: Statistics, used: Used, *, is_success: bool, queue_seconds: float
+    ) -> None:
+        """Count an attempt that ended with an answer or a failure."""
+        if is_success:
+            statistics.count(sane(used.run_seconds))
+        else:
+            statistics.failures += 1
+        statistics.queue_seconds += sane(queue_seconds)
+        statistics.install_seconds += sane(used.install_seconds)
+        statistics.import_seconds += sane(used.import_seconds)
+        statistics.cpu_seconds += sane(used.cpu_seconds)
+        if statistics.peak_bytes < used.peak_bytes < 2**62:
+            statistics.peak_bytes = used.peak_bytes
+        self.statistics.add(statistics)
+
+    def write_outcomes(self, outcomes: list[tuple[int, bytes]]) -> None:
+        """Keep the answers and errors that do not lie in the row: (number, outcome)."""
+        rows = [(number, 1, data) for number, data in outcomes if len(data) > INLINE_BYTES]
+        if rows:
+            write_many(
+                self.connection,
+                "INSERT OR REPLACE INTO payloads (number, part, data) VALUES {rows}",
+                rows,
+            )
+
+    def write_logs(self, logs: list[tuple[int, int, bytes]]) -> None:
+        """Keep what attempts printed: (number, attempt, log)."""
+        if logs:
+            write_many(
+                self.connection,
+                "INSERT OR REPLACE INTO logs (number, attempt, log) VALUES {rows}",
+                logs,
+            )
+
+    def write_counts(self) -> None:
+        """Fold the counts of this group into their rows."""
+        if self.batches:
+            self._write_batches()
+        if self.statistics:
+            self._write_statistics()
+        if self.loads:
+            load = self.memory.load
+            write_many(
+                self.connection,
+                "INSERT INTO kind_load (kind, server, queued) VALUES {rows}"
+                " ON CONFLICT (kind, server) DO UPDATE SET queued = excluded.queued",
+                [(kind, SERVER, load[kind]) for kind in self.loads],
+            )
+            for kind in self.loads:
+                if load[kind] == 0:
+                    del load[kind]
+
+    def _write_batches(self) -> None:
+        for batch, change in self.batches.items():
+            self.connection.execute(
+                "UPDATE batches SET succeeded = succeeded + ?, failed = failed + ?,"
+                " cancelled = cancelled + ?, expired = expired + ? WHERE batch = ?",
+                (*msgspec.structs.astuple(change), batch),
+            )
+
+    def _write_statistics(self) -> None:
+        for statistics in self.statistics:
+            statistics.settle()
+        write_many(
+            self.connection,
+            "INSERT OR REPLACE INTO function_statistics (function, server, calls, failures,"
+            " first_seconds, run_seconds, queue_seconds, install_seconds, import_seconds,"
+            " cpu_seconds, peak_bytes, histogram) VALUES {rows}",
+            [
+                (
+                    each.function,
+                    SERVER,
+                    each.calls,
+                    each.failures,
+                    each.first_seconds,
+                    each.run_seconds,
+                    each.queue_seconds,
+                    each.install_seconds,
+                    each.import_seconds,
+                    each.cpu_seconds,
+                    each.peak_bytes,
+                    each.histogram.to_bytes(),
+                )
+                for each in self.statistics
+            ],
+        )
+
+
+def outcome_columns(outcome: bytes | None) -> bytes | None:
+    """The outcome as it lies in the row; None when it goes to the payloads."""
+    return outcome if outcome is None or len(outcome) <= INLINE_BYTES else None
+
+
+def sane(seconds: float) -> float:
+    """A duration that somebody measured, or 0.0: one NaN would spoil a sum for ever."""
+    return seconds if 0.0 <= seconds < 1e9 else 0.0
+
+
+def secrets(count: int) -> list[bytes]:
+    """New lease secrets of 128 bits."""
+    random = os.urandom(16 * count)
+    return [random[16 * i : 16 * i + 16] for i in range(count)]
+
+
+def encoding_of(value: int | None) -> Encoding | None:
+    """The column's encoding."""
+    return None if value is None else Encoding(value)

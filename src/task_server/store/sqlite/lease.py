@@ -1,0 +1,172 @@
+"""T3: look, deal and take for all workers that wait, at the end of each group."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+from task_server.scheduling.deal import Room, deal, short_seconds
+from task_server.scheduling.lanes import Lane
+from task_server.store.contract import Dealt
+from task_server.store.sqlite.change import LostUpdate
+from task_server.store.sqlite.group import Group, secrets
+from task_server.store.sqlite.many import select_in, write_many
+from task_server.store.sqlite.memory import Queued, Running, Waiter
+from task_server.store.states import State
+
+_TAKE = (
+    "UPDATE tasks SET state = 2, attempt = w.column2 + 1, session = w.column3, reply = w.column4,"
+    " secret = w.column5, started_at = w.column6 FROM (VALUES {rows}) AS w"
+    " WHERE tasks.number = w.column1"
+    # Only a task that is still queued, and was not leased meanwhile.
+    " AND tasks.state = 0 AND tasks.attempt = w.column2"
+)
+
+Taken = tuple[Queued, Waiter, bytes]
+"""A task, who has it now, and the secret of its lease."""
+
+
+def deal_to_parked(group: Group) -> list[Waiter]:
+    """Lease queued tasks to parked workers; gives those that got some."""
+    memory = group.memory
+    waiting = [waiter for waiter in memory.parked.values() if waiter.want > 0]
+    lanes = _active_lanes(group) if waiting else []
+    if not lanes:
+        return []
+    memory.broken = {pair: until for pair, until in memory.broken.items() if until > group.now}
+    rooms = [_room(waiter, memory.broken) for waiter in waiting]
+    deal(rooms, lanes, shares=memory.shares, refill=group.refill)
+    taken: list[Taken] = []
+    for room, waiter in zip(rooms, waiting, strict=True):
+        lease_secrets = secrets(len(room.dealt))
+        taken += [
+            (task, waiter, secret) for task, secret in zip(room.dealt, lease_secrets, strict=True)
+        ]
+    if not taken:
+        return []
+    _take(group, taken)
+    return _hand_over(group, taken)
+
+
+def _active_lanes(group: Group) -> list[Lane[Queued]]:
+    """Lanes with something to deal; those that are found empty are forgotten until an offer."""
+    memory = group.memory
+    lanes = []
+    for number in list(memory.active):
+        lane = memory.lanes[number]
+        if not lane.window.entries and not lane.window.is_complete:
+            group.refill(lane)
+        if not lane.window.entries:
+            memory.active.discard(number)
+        elif lane.is_leasable:
+            lanes.append(lane)
+    return lanes
+
+
+def _room(waiter: Waiter, broken: dict[tuple[int, str], float]) -> Room[Queued]:
+    session = waiter.session
+    facts = session.facts
+    room: Room[Queued] = Room(
+        want=waiter.want,
+        slots=1 if facts.is_plain else facts.slots,
+        pythons=frozenset(facts.pythons),
+        sandbox=facts.sandbox,
+        is_plain=facts.is_plain,
+        broken=frozenset(environment for worker, environment in broken if worker == session.worker),
+    )
+    if not facts.is_plain:
+        for running in session.leases.values():
+            room.hold(is_short=running.is_short, seconds=running.high)
+    return room
+
+
+def _take(group: Group, taken: list[Taken]) -> None:
+    fresh = [each for each in taken if each[0].is_fresh]
+    stored = [each for each in taken if not each[0].is_fresh]
+    if fresh:
+        group.insert_running(
+            [
+                (task, waiter.session.row, waiter.session.number, secret)
+                for task, waiter, secret in fresh
+            ]
+        )
+    if stored:
+        rows = [
+            (
+                task.number,
+                task.attempt,
+                waiter.session.row,
+                waiter.session.number,
+                secret,
+                group.now,
+            )
+            for task, waiter, secret in stored
+        ]
+        if write_many(group.connection, _TAKE, rows) != len(rows):
+            raise LostUpdate("a queued task was not as its window had it")
+        _read_payloads(group, [task for task, *_ in stored if task.payload is None])
+
+
+def _read_payloads(group: Group, tasks: list[Queued]) -> None:
+    by_number = {task.number: task for task in tasks}
+    rows = select_in(
+        group.connection,
+        "SELECT t.number, ifnull(t.payload, p.data) FROM tasks t LEFT JOIN payloads p"
+        " ON p.number = t.number AND p.part = 0 WHERE t.number IN ({rows})",
+        by_number,
+    )
+    for number, payload in rows:
+        by_number[number].payload = payload
+
+
+def _hand_over(group: Group, taken: list[Taken]) -> list[Waiter]:
+    given: dict[Waiter, list[Dealt]] = defaultdict(list)
+    for task, waiter, secret in taken:
+        session = waiter.session
+        session.leases[task.number] = _running(group, task, session.number, secret)
+        given[waiter].append(
+            Dealt(task.number, task.id, task.kind, task.attempt + 1, secret, task.payload or b"")
+        )
+        if session.facts.is_plain:
+            _write_plain_end(group, task, waiter)
+    for kind, count in Counter(task.kind.number for task, *_ in taken).items():
+        group.add_load(kind, -count)
+    for waiter, tasks in given.items():
+        waiter.result.tasks = [*waiter.result.tasks, *tasks]
+        if not waiter.session.facts.is_plain:
+            waiter.session.unseen.append((waiter.session.number, tasks))
+    return list(given)
+
+
+def _running(group: Group, task: Queued, reply: int, secret: bytes) -> Running:
+    high = short_seconds(task)
+    return Running(
+        number=task.number,
+        id=task.id,
+        kind=task.kind,
+        attempt=task.attempt + 1,
+        secret=secret,
+        batch=task.batch,
+        position=task.position,
+        submitted_at=task.submitted_at,
+        started_at=group.now,
+        reply=reply,
+        predicted=task.predicted,
+        is_short=high is not None,
+        high=high or 0.0,
+    )
+
+
+def _write_plain_end(group: Group, task: Queued, waiter: Waiter) -> None:
+    stated = task.kind.spec.timeout
+    seconds = max(waiter.plain_seconds, stated + 60.0 if stated else 0.0)
+    group.connection.execute(
+        "INSERT INTO task_extras (number, leased_until) VALUES (?, ?)"
+        " ON CONFLICT (number) DO UPDATE SET leased_until = excluded.leased_until",
+        (task.number, group.now + seconds),
+    )
+
+
+def write_queued(group: Group) -> None:
+    """Insert what this group submitted and nobody took."""
+    group.insert([task for task in group.fresh if task.is_fresh], State.QUEUED)
+    group.fresh = []

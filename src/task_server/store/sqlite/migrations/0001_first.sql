@@ -1,0 +1,240 @@
+-- Times are Unix seconds of the server's clock. States and encodings: store/states.py.
+
+CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+CREATE TABLE owners (
+  owner   INTEGER PRIMARY KEY,
+  name    TEXT UNIQUE,                     -- NULL: known by its token alone
+  weight  REAL NOT NULL DEFAULT 1
+);
+
+CREATE TABLE tokens (
+  token       INTEGER PRIMARY KEY,
+  digest      BLOB NOT NULL UNIQUE,        -- SHA-256 of the token
+  kind        TEXT NOT NULL CHECK (kind IN ('user', 'worker', 'admin')),
+  owner       INTEGER NOT NULL REFERENCES owners,
+  name        TEXT,
+  created_at  REAL NOT NULL,
+  revoked_at  REAL
+);
+
+CREATE TABLE environment_requests (
+  request      INTEGER PRIMARY KEY,
+  text         TEXT NOT NULL UNIQUE,       -- canonical: Python version and requirements
+  python       TEXT NOT NULL,
+  environment  TEXT REFERENCES environments,
+  state        INTEGER NOT NULL,           -- 0 to lock, 1 locked, 2 failed
+  error        TEXT,
+  tries        INTEGER NOT NULL DEFAULT 0,
+  try_at       REAL NOT NULL DEFAULT 0     -- not before, after an index error
+);
+CREATE INDEX environment_requests_open ON environment_requests (try_at) WHERE state = 0;
+
+CREATE TABLE environments (
+  environment  TEXT PRIMARY KEY,           -- digest of the lock
+  python       TEXT NOT NULL,
+  lock         TEXT NOT NULL,
+  created_at   REAL NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE functions (
+  function      INTEGER PRIMARY KEY,
+  owner         INTEGER NOT NULL,          -- 0: by name, the same for everybody
+  distribution  TEXT NOT NULL,
+  name          TEXT NOT NULL,             -- module:qualname as asked for
+  UNIQUE (owner, distribution, name)
+);
+
+CREATE TABLE function_statistics (         -- exact, folded in by the transaction that ends the attempts
+  function         INTEGER NOT NULL REFERENCES functions,
+  server           INTEGER NOT NULL,
+  calls            INTEGER NOT NULL,       -- successes
+  failures         INTEGER NOT NULL,
+  first_seconds    REAL NOT NULL,          -- run time of the first call
+  run_seconds      REAL NOT NULL,          -- sums
+  queue_seconds    REAL NOT NULL,
+  install_seconds  REAL NOT NULL,
+  import_seconds   REAL NOT NULL,
+  cpu_seconds      REAL NOT NULL,
+  peak_bytes       INTEGER NOT NULL,       -- largest seen
+  histogram        BLOB NOT NULL,          -- run times of successes, scheduling/histogram.py
+  PRIMARY KEY (function, server)
+) WITHOUT ROWID;
+
+CREATE TABLE lanes (
+  lane        INTEGER PRIMARY KEY,
+  owner       INTEGER NOT NULL,
+  priority    INTEGER NOT NULL,
+  requires    TEXT NOT NULL,
+  sandbox     INTEGER NOT NULL,
+  python      TEXT NOT NULL,
+  plain       INTEGER NOT NULL,            -- 1: may go to a plain worker
+  request     INTEGER NOT NULL REFERENCES environment_requests,
+  limit_keys  TEXT NOT NULL,
+  UNIQUE (owner, priority, requires, sandbox, python, plain, request, limit_keys)
+);
+
+CREATE TABLE kinds (                       -- a task without its id and arguments
+  kind      INTEGER PRIMARY KEY,
+  digest    BLOB NOT NULL UNIQUE,
+  owner     INTEGER NOT NULL,
+  function  INTEGER NOT NULL REFERENCES functions,
+  lane      INTEGER NOT NULL REFERENCES lanes,
+  spec      BLOB NOT NULL                  -- contract.KindSpec, MessagePack
+);
+
+CREATE TABLE batches (
+  batch      INTEGER PRIMARY KEY,
+  id         BLOB NOT NULL UNIQUE,
+  digest     BLOB,                         -- of the request that made it
+  owner      INTEGER NOT NULL,
+  name       TEXT,
+  is_open    INTEGER NOT NULL,
+  expected   INTEGER,
+  in_order   INTEGER NOT NULL DEFAULT 0,   -- 1: starts in submit order
+  due_at     REAL,
+  total      INTEGER NOT NULL DEFAULT 0,
+  succeeded  INTEGER NOT NULL DEFAULT 0,
+  failed     INTEGER NOT NULL DEFAULT 0,
+  cancelled  INTEGER NOT NULL DEFAULT 0,
+  expired    INTEGER NOT NULL DEFAULT 0,
+  created_at REAL NOT NULL
+);
+
+CREATE TABLE tasks (
+  number          INTEGER PRIMARY KEY,
+  id              BLOB NOT NULL UNIQUE,
+  digest          BLOB,                    -- of the body as sent; tells a repeat from another task
+  kind            INTEGER NOT NULL,
+  batch           INTEGER,
+  position        INTEGER,                 -- in its batch
+  lane            INTEGER NOT NULL,
+  state           INTEGER NOT NULL,        -- no CHECK: it alone cost a third of an insert
+  submitted_at    REAL NOT NULL,
+  ready_at        REAL NOT NULL,
+  due_at          REAL NOT NULL,
+  tie             REAL NOT NULL DEFAULT 0,
+  predicted       REAL NOT NULL,           -- seconds, p50 as of the submit; negative: a guess, not known
+  predicted_high  REAL NOT NULL,           -- p90
+  attempt         INTEGER NOT NULL DEFAULT 0,
+  session         INTEGER,                 -- of the last lease
+  reply           INTEGER,                 -- number of the exchange whose reply carried the lease
+  secret          BLOB,                    -- of the present lease, or of the one that ended the task
+  started_at      REAL,
+  n               INTEGER,                 -- place among the finished
+  ended_at        REAL,
+  encoding        INTEGER,                 -- of the outcome
+  payload         BLOB,                    -- arguments as they came; NULL: in payloads
+  outcome         BLOB,                    -- answer or error as it came; NULL: in payloads
+  usage           BLOB                     -- contract.Used, MessagePack
+);
+CREATE INDEX tasks_ready   ON tasks (lane, due_at, tie, number) WHERE state = 0;
+CREATE INDEX tasks_running ON tasks (session) WHERE state = 2;
+CREATE INDEX tasks_batch   ON tasks (batch, position) WHERE batch IS NOT NULL;
+CREATE INDEX tasks_ended   ON tasks (n) WHERE n IS NOT NULL;
+
+CREATE TABLE payloads (                    -- between 1 and 64 KiB
+  number  INTEGER NOT NULL,
+  part    INTEGER NOT NULL,                -- 0 arguments, 1 outcome
+  data    BLOB NOT NULL,
+  PRIMARY KEY (number, part)
+) WITHOUT ROWID;
+
+CREATE TABLE logs (
+  number   INTEGER NOT NULL,
+  attempt  INTEGER NOT NULL,
+  log      BLOB NOT NULL,
+  PRIMARY KEY (number, attempt)
+) WITHOUT ROWID;
+
+CREATE TABLE task_extras (                 -- only for tasks that need one of these
+  number         INTEGER PRIMARY KEY,
+  run_after      REAL,
+  start_by       REAL,
+  delayed_until  REAL,
+  pending        INTEGER NOT NULL DEFAULT 0,
+  generation     INTEGER NOT NULL DEFAULT 0,
+  errors         INTEGER NOT NULL DEFAULT 0,
+  crashes        INTEGER NOT NULL DEFAULT 0,
+  undelivered    INTEGER NOT NULL DEFAULT 0,
+  releases       INTEGER NOT NULL DEFAULT 0,
+  unstarted      INTEGER NOT NULL DEFAULT 0,
+  leased_until   REAL                      -- a plain worker's lease has its own end
+);
+CREATE INDEX task_extras_delayed ON task_extras (delayed_until) WHERE delayed_until IS NOT NULL;
+CREATE INDEX task_extras_plain ON task_extras (leased_until) WHERE leased_until IS NOT NULL;
+CREATE INDEX task_extras_start ON task_extras (start_by) WHERE start_by IS NOT NULL;
+
+CREATE TABLE workers (
+  worker     INTEGER PRIMARY KEY,
+  id         TEXT NOT NULL UNIQUE,
+  token      INTEGER NOT NULL,             -- 0: without authentication
+  name       TEXT NOT NULL,
+  facts      BLOB NOT NULL,                -- its last join, MessagePack
+  joined_at  REAL NOT NULL,
+  seen_at    REAL NOT NULL
+);
+
+CREATE TABLE sessions (
+  session      INTEGER PRIMARY KEY,
+  id           TEXT NOT NULL UNIQUE,
+  worker       INTEGER NOT NULL,
+  is_plain     INTEGER NOT NULL,
+  alive_until  REAL NOT NULL,
+  number       INTEGER NOT NULL,
+  seen         INTEGER NOT NULL,
+  is_over      INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX sessions_worker ON sessions (worker) WHERE is_over = 0;
+
+CREATE TABLE worker_environments (
+  worker       INTEGER NOT NULL,
+  environment  TEXT NOT NULL,
+  state        TEXT NOT NULL,
+  broken_until REAL,
+  PRIMARY KEY (worker, environment)
+) WITHOUT ROWID;
+
+CREATE TABLE past_attempts (               -- those that ended without ending their task
+  lease       BLOB PRIMARY KEY,            -- its secret
+  task        INTEGER NOT NULL,
+  worker      INTEGER NOT NULL,
+  session     INTEGER NOT NULL,
+  attempt     INTEGER NOT NULL,
+  generation  INTEGER NOT NULL,
+  outcome_ok  INTEGER,                     -- NULL: none told
+  outcome_digest BLOB
+) WITHOUT ROWID;
+CREATE INDEX past_attempts_task ON past_attempts (task, worker);
+
+CREATE TABLE dependencies (task INTEGER NOT NULL, after INTEGER NOT NULL, PRIMARY KEY (task, after)) WITHOUT ROWID;
+CREATE TABLE submit_keys (
+  owner  INTEGER NOT NULL,
+  key    TEXT NOT NULL,
+  digest BLOB NOT NULL,
+  reply  BLOB NOT NULL,                    -- ids given, 16 bytes each; a batch's first if any
+  batch  BLOB,
+  until  REAL NOT NULL,
+  PRIMARY KEY (owner, key)
+) WITHOUT ROWID;
+CREATE TABLE tombstones (id BLOB PRIMARY KEY, owner INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (event INTEGER PRIMARY KEY, at REAL NOT NULL, target TEXT NOT NULL, body BLOB NOT NULL);
+
+CREATE TABLE kind_load (                   -- one row a server, written only by it, summed when read
+  kind     INTEGER NOT NULL,
+  server   INTEGER NOT NULL,
+  queued   INTEGER NOT NULL,               -- and delayed
+  PRIMARY KEY (kind, server)
+) WITHOUT ROWID;
+CREATE TABLE shares (owner INTEGER NOT NULL, server INTEGER NOT NULL, charged_seconds REAL NOT NULL, PRIMARY KEY (owner, server)) WITHOUT ROWID;
+
+CREATE TABLE blobs (
+  digest      TEXT NOT NULL,               -- sha256 in hex
+  owner       INTEGER NOT NULL,            -- 0: of a worker's answer, until its task names it
+  size        INTEGER NOT NULL,
+  created_at  REAL NOT NULL,
+  PRIMARY KEY (digest, owner)
+) WITHOUT ROWID;
+
+CREATE TABLE leader (name TEXT PRIMARY KEY, server TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE function_models (function INTEGER PRIMARY KEY, version TEXT, summary BLOB, state BLOB, trained_to BLOB);

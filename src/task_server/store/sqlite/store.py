@@ -1,0 +1,377 @@
+"""The store on SQLite: its verbs, each a share of the next group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from task_server.errors import RequestError, Unavailable
+from task_server.scheduling.statistics import Statistics
+from task_server.store.contract import (
+    Accepted,
+    AttemptReport,
+    BatchSpec,
+    Dealt,
+    Decided,
+    Ended,
+    ExchangeRequest,
+    ExchangeResult,
+    JoinRequest,
+    Submission,
+)
+from task_server.store.group_commit import GroupCommit, Operation, answer_all
+from task_server.store.sqlite import cancel as cancels
+from task_server.store.sqlite import submit as submits
+from task_server.store.sqlite import sweep as sweeps
+from task_server.store.sqlite.connection import (
+    hold_lock,
+    is_fatal,
+    open_reader,
+    open_writer,
+    unusable,
+)
+from task_server.store.sqlite.finish import report_all
+from task_server.store.sqlite.group import Group
+from task_server.store.sqlite.lease import deal_to_parked, write_queued
+from task_server.store.sqlite.memory import Memory
+from task_server.store.sqlite.reading import Reads
+from task_server.store.sqlite.restart import extend_leases, restore_sessions
+from task_server.store.sqlite.sessions import (
+    exchange,
+    join,
+    plain_lease,
+    plain_session,
+    unpark,
+    unpark_session,
+)
+from task_server.store.transitions import Policy
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BROKEN = "the database cannot be written; the server is about to restart"
+UNDONE = "the database did not take it; trying again is safe"
+SWITCH_SECONDS = 0.0002
+"""How soon threads take turns. The default of 5 ms made each of the writer's statements wait that
+long beside a busy event loop."""
+
+
+class SqliteStore(Reads):
+    """One file, one writer thread with group commit, a few readers."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float],
+        lease_seconds: float = 60.0,
+        policy: Policy | None = None,
+        jitter: Callable[[], float] = random.random,
+        on_broken: Callable[[], None] | None = None,
+    ) -> None:
+        self.path = path
+        self.policy = policy or Policy()
+        self.lease_seconds = lease_seconds
+        self.on_ended: Callable[[Sequence[Ended]], None] = lambda ended: None
+        self.on_new_requests: Callable[[], None] = lambda: None
+        self._on_broken = on_broken or (lambda: None)
+        """Called on the event loop when the file can no longer be written."""
+        self._clock = clock
+        self._jitter = jitter
+        self._is_broken = False
+        self._lock = hold_lock(path)
+        try:
+            self._connection = open_writer(path)
+        except BaseException:
+            os.close(self._lock)
+            raise
+        try:
+            self._load()
+        except BaseException as error:
+            self._connection.close()
+            os.close(self._lock)
+            if isinstance(error, sqlite3.DatabaseError):
+                raise unusable(path, error) from error
+            raise
+        sys.setswitchinterval(SWITCH_SECONDS)
+        self._loop = asyncio.get_running_loop()
+        self._commits = GroupCommit(self._run, name="store-writer")
+        self._commits.start()
+        self._reading: list[sqlite3.Connection] = []
+        self._reader = threading.local()
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-reader")
+
+    def _load(self) -> None:
+        self.memory = Memory(self._connection)
+        restore_sessions(self.memory, now=self._clock(), lease_seconds=self.lease_seconds)
+
+    async def close(self) -> None:
+        """Write what waits, end parked requests, and let go of the file."""
+        if self._commits.is_closed:
+            return
+
+        def end(operation: Operation[None]) -> None:
+            self._group.ending += self.memory.parked.values()
+            sweeps.write_lazily(self._group)
+            operation.settle(None)
+
+        self._commits.put(Operation(end))
+        await self._commits.close()
+        await asyncio.to_thread(self._readers.shutdown)
+        for connection in [*self._reading, self._connection]:
+            connection.close()
+        os.close(self._lock)
+
+    # ---- the verbs
+
+    def statistics(self, owner: int, distribution: str, name: str) -> Statistics | None:
+        """See `Store.statistics`."""
+        return self.memory.functions.get((owner, distribution, name))
+
+    async def submit(self, submission: Submission) -> Accepted:
+        """See `Store.submit`."""
+        return await self._do(
+            lambda group: submits.submit(group, submission), rows=len(submission.tasks)
+        )
+
+    async def open_batch(self, owner: int, batch: BatchSpec) -> Accepted:
+        """See `Store.open_batch`."""
+        return await self._do(lambda group: submits.open_batch(group, owner, batch))
+
+    async def close_batch(self, owner: int | None, batch: bytes) -> bool:
+        """See `Store.close_batch`."""
+        return await self._do(lambda group: submits.close_batch(group, owner, batch))
+
+    async def cancel_batch(self, owner: int | None, batch: bytes) -> int | None:
+        """Close a batch and cancel what is open of it; how many, None without such a batch."""
+        total = 0
+        while True:
+            count = await self._do(lambda group: cancels.cancel_batch(group, owner, batch))
+            if count is None:
+                return None
+            total += count
+            if count < cancels.LIMIT:
+                return total
+
+    async def join(self, request: JoinRequest) -> str:
+        """See `Store.join`."""
+        return await self._do(lambda group: join(group, request))
+
+    async def exchange(self, request: ExchangeRequest) -> ExchangeResult:
+        """See `Store.exchange`."""
+
+        def work(operation: Operation[ExchangeResult]) -> None:
+            exchange(self._group, request, operation)
+
+        operation = Operation(work, rows=1 + len(request.reports))
+        return await self._park(operation, request.wait_until)
+
+    async def plain_lease(self, token: int, *, wait_until: float, seconds: float) -> Dealt | None:
+        """See `Store.plain_lease`."""
+
+        def work(operation: Operation[ExchangeResult]) -> None:
+            plain_lease(self._group, token, operation, wait_until=wait_until, seconds=seconds)
+
+        result = await self._park(Operation(work), wait_until)
+        return result.tasks[0] if result.tasks else None
+
+    async def plain_answer(self, token: int, report: AttemptReport) -> Decided:
+        """See `Store.plain_answer`."""
+        return await self._do(
+            lambda group: report_all(group, plain_session(group, token), [report])[0]
+        )
+
+    async def cancel(self, owner: int | None, ids: Sequence[bytes]) -> list[int]:
+        """See `Store.cancel`."""
+        return await self._do(lambda group: [cancels.cancel(group, owner, task) for task in ids])
+
+    async def retry(self, owner: int | None, ids: Sequence[bytes]) -> list[int]:
+        """See `Store.retry`."""
+        return await self._do(lambda group: [cancels.retry(group, owner, task) for task in ids])
+
+    async def expire(self) -> None:
+        """See `Store.expire`."""
+        while await self._do(sweeps.sweep):
+            pass
+
+    async def extend_leases(self) -> None:
+        """Give every lease a full new term: the clock was set."""
+        await self._do(
+            lambda group: extend_leases(
+                self.memory, now=group.now, lease_seconds=self.lease_seconds
+            )
+        )
+
+    async def locked(self, text: str, *, environment: str, python: str, lock: str) -> None:
+        """An environment request has its lock."""
+        await self._do(
+            lambda group: sweeps.locked(
+                group, text, environment=environment, python=python, lock=lock
+            )
+        )
+
+    async def lock_failed(self, text: str, message: str) -> None:
+        """T15: an environment request's lock failed for good."""
+        await self._do(lambda group: sweeps.lock_failed(group, text, message))
+
+    # ---- cold nouns
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something rare inside the next group; when it raises, nothing of it is kept."""
+
+        def in_group(group: Group) -> T:
+            group.write_fresh()
+            group.connection.execute("SAVEPOINT work")
+            try:
+                return work(group.connection)
+            except RequestError:
+                group.connection.execute("ROLLBACK TO work")
+                raise
+            finally:
+                group.connection.execute("RELEASE work")
+
+        return await self._do(in_group)
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Read what is committed, off the event loop."""
+        return await self._loop.run_in_executor(self._readers, self._with_reader, work)
+
+    def _with_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
+        if connection is None:
+            connection = self._reader.connection = open_reader(self.path)
+            self._reading.append(connection)
+        return work(connection)
+
+    def release_parked(self) -> None:
+        """Answer everybody who is parked, without tasks: the server stops."""
+        for operation in list(self.memory.parked):
+            self._end_park(operation)
+
+    # ---- groups
+
+    async def _do(self, work: Callable[[Group], T], *, rows: int = 1) -> T:
+        def settle(operation: Operation[T]) -> None:
+            operation.settle(work(self._group))
+
+        return await self._put(Operation(settle, rows=rows))
+
+    def _put(self, operation: Operation[T]) -> asyncio.Future[T]:
+        if self._is_broken:
+            raise Unavailable(BROKEN)
+        return self._commits.put(operation)
+
+    async def _park(self, operation: Operation[ExchangeResult], until: float) -> ExchangeResult:
+        future = self._put(operation)
+        seconds = until - self._clock()
+        if seconds <= 0:
+            return await future
+        timer = self._loop.call_later(seconds, self._end_park, operation)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._end_park(operation)  # the caller went away: give it no tasks
+            raise
+        finally:
+            timer.cancel()
+
+    def _end_park(self, operation: Operation[ExchangeResult]) -> None:
+        def work(ending: Operation[None]) -> None:
+            waiter = self.memory.parked.get(operation)
+            if waiter is not None:
+                waiter.want = 0
+                self._group.ending.append(waiter)
+            ending.settle(None)
+
+        if not self._commits.is_closed:
+            self._commits.put(Operation(work))
+
+    def _run(self, operations: list[Operation[Any]]) -> None:
+        """Do a group; after a fault each operation alone, so that only the culprit fails."""
+        error = self._try(operations)
+        if error is None:
+            return
+        if len(operations) == 1 or self._is_broken or isinstance(error, sqlite3.OperationalError):
+            self._fail(operations)
+            return
+        for operation in operations:
+            operation.reset()
+            if self._try([operation]) is not None:
+                self._fail([operation])
+
+    def _try(self, operations: list[Operation[Any]]) -> Exception | None:
+        """Do a group and tell its callers; or undo it, and tell none of them."""
+        if self._is_broken:
+            return Unavailable(BROKEN)
+        group = self._group = Group(
+            self._connection,
+            self.memory,
+            now=self._clock(),
+            policy=self.policy,
+            lease_seconds=self.lease_seconds,
+            jitter=self._jitter,
+        )
+        try:
+            self._commit(group, operations)
+        except Exception as error:
+            log.exception("a group of %d operations failed", len(operations))
+            self._undo(group, operations, error)
+            return error
+        self._tell([*operations, *group.settled], group)
+        return None
+
+    def _commit(self, group: Group, operations: list[Operation[Any]]) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        for operation in operations:
+            try:
+                operation.work(operation)
+            except RequestError as error:  # told before anything was written
+                operation.fail(error)
+        for waiter in [*deal_to_parked(group), *group.ending]:
+            unpark(group, waiter)
+        for session in group.tell:
+            unpark_session(group, session)
+        write_queued(group)
+        group.write_counts()
+        self._connection.execute("COMMIT")
+
+    def _undo(self, group: Group, operations: list[Operation[Any]], error: Exception) -> None:
+        """Be as if the group had not been: read the memory again, have the parked ask again."""
+        parked = {*self.memory.parked, *group.settled}
+        try:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._load()
+            self._is_broken = is_fatal(error)
+        except sqlite3.Error:
+            log.exception("the database cannot be read again")
+            self._is_broken = True
+        if self._is_broken:
+            self._loop.call_soon_threadsafe(self._on_broken)
+        self._fail(list(parked.difference(operations)))
+
+    def _fail(self, operations: list[Operation[Any]]) -> None:
+        for operation in operations:
+            operation.fail(Unavailable(BROKEN if self._is_broken else UNDONE))
+        self._tell(operations, None)
+
+    def _tell(self, operations: list[Operation[Any]], group: Group | None) -> None:
+        done = [operation for operation in dict.fromkeys(operations) if operation.is_done]
+        self._loop.call_soon_threadsafe(self._publish, done, group)
+
+    def _publish(self, done: list[Operation[Any]], group: Group | None) -> None:
+        answer_all(done)
+        if group is not None and group.ended:
+            self.on_ended(group.ended)
+        if group is not None and group.has_new_requests:
+            self.on_new_requests()

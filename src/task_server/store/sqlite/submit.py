@@ -1,0 +1,306 @@
+"""T1 and T2: tasks come in, once."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from task_server.errors import Conflict, NotFound
+from task_server.store.contract import Accepted, BatchSpec, Kind, NewTask, Submission
+from task_server.store.sqlite.group import Group
+from task_server.store.sqlite.many import select_in, write_many
+from task_server.store.sqlite.memory import FAILED_REQUEST, Queued, Request
+from task_server.store.states import State
+
+KEY_SECONDS = 7 * 86400.0
+BATCH_TAKEN = "the id of the batch is taken; make a new UUIDv7"
+
+
+def submit(group: Group, submission: Submission) -> Accepted:
+    """Store all tasks of a request, or find that they are there already."""
+    known = _by_key(group, submission) or _by_batch(group, submission)
+    if known is not None:
+        return known
+    there = _there_already(group, submission)
+    if there and all(task.id in there for task in submission.tasks):
+        return _again(group, submission, there)
+    batch, batch_id = _batch(group, submission)
+    _store(group, submission, there, batch)
+    accepted = Accepted([task.id for task in submission.tasks], batch_id, duplicate=False)
+    if submission.key is not None:
+        _keep_key(group, submission, accepted)
+    return accepted
+
+
+def _by_key(group: Group, submission: Submission) -> Accepted | None:
+    if submission.key is None:
+        return None
+    row = group.connection.execute(
+        "SELECT digest, reply, batch FROM submit_keys WHERE owner = ? AND key = ?"
+        # A key lives as long as its first task, and a week at least.
+        " AND (until >= ? OR EXISTS (SELECT 1 FROM tasks WHERE id = substr(submit_keys.reply, 1, 16)))",
+        (submission.owner, submission.key.text, group.now),
+    ).fetchone()
+    if row is None:
+        return None
+    digest, reply, batch = row
+    if digest != submission.key.digest:
+        raise Conflict(
+            f"Idempotency-Key {submission.key.text!r} was used for another request; use a new key"
+        )
+    return Accepted([reply[i : i + 16] for i in range(0, len(reply), 16)], batch, duplicate=True)
+
+
+def _keep_key(group: Group, submission: Submission, accepted: Accepted) -> None:
+    assert submission.key is not None
+    group.connection.execute(
+        "INSERT OR REPLACE INTO submit_keys (owner, key, digest, reply, batch, until)"
+        " VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            submission.owner,
+            submission.key.text,
+            submission.key.digest,
+            b"".join(accepted.ids),
+            accepted.batch,
+            group.now + KEY_SECONDS,
+        ),
+    )
+
+
+def _by_batch(group: Group, submission: Submission) -> Accepted | None:
+    """The same request once more, known by the batch that it made."""
+    if submission.batch is None or submission.batch.digest is None:
+        return None
+    row = group.connection.execute(
+        "SELECT batch, digest, owner FROM batches WHERE id = ?", (submission.batch.id,)
+    ).fetchone()
+    if row is None:
+        return None
+    if row[1:] != (submission.batch.digest, submission.owner):
+        raise Conflict(BATCH_TAKEN)
+    group.write_fresh()
+    stored = group.connection.execute(
+        "SELECT id FROM tasks WHERE batch = ? ORDER BY position", row[:1]
+    ).fetchall()
+    own = {task.id for task in submission.tasks if task.digest is not None}
+    made = (task for (task,) in stored if task not in own)
+    ids = [task.id if task.id in own else next(made, task.id) for task in submission.tasks]
+    return Accepted(ids, submission.batch.id, duplicate=True)
+
+
+def _digests(submission: Submission) -> dict[bytes, bytes]:
+    """Ids made by the client, and the digests of their bodies. Raises Conflict if two differ."""
+    digests: dict[bytes, bytes] = {}
+    for task in submission.tasks:
+        if task.digest is not None and digests.setdefault(task.id, task.digest) != task.digest:
+            raise Conflict("two tasks have the same id; make a new UUIDv7 for each task")
+    return digests
+
+
+def _there_already(group: Group, submission: Submission) -> dict[bytes, int | None]:
+    """Ids that exist already, with their batch. Raises Conflict for another owner or body."""
+    digests = _digests(submission)
+    if not digests:
+        return {}
+    there: dict[bytes, int | None] = {}
+    rows = select_in(
+        group.connection,
+        "SELECT t.id, t.digest, k.owner, t.batch FROM tasks t JOIN kinds k USING (kind)"
+        " WHERE t.id IN ({rows})",
+        digests,
+    )
+    found: list[tuple[bytes, bytes | None, int, int | None]] = list(rows)
+    for task in group.fresh_ids.keys() & digests.keys():
+        fresh = group.fresh_ids[task]
+        found.append((task, fresh.digest, fresh.kind.spec.owner, fresh.batch))
+    for task, digest, owner, batch in found:
+        if owner != submission.owner or digest != digests[task]:
+            raise Conflict("the id of a task is taken by another; make a new UUIDv7 for each task")
+        there[task] = batch
+    return there
+
+
+def _again(group: Group, submission: Submission, there: dict[bytes, int | None]) -> Accepted:
+    numbers = [batch for batch in there.values() if batch is not None]
+    batch = None
+    if numbers:
+        (batch,) = group.connection.execute(
+            "SELECT id FROM batches WHERE batch = ?", (numbers[0],)
+        ).fetchone()
+    return Accepted([task.id for task in submission.tasks], batch, duplicate=True)
+
+
+def _batch(group: Group, submission: Submission) -> tuple[int | None, bytes | None]:
+    if submission.into is not None:
+        row = group.connection.execute(
+            "SELECT batch, is_open FROM batches WHERE id = ? AND owner = ?",
+            (submission.into, submission.owner),
+        ).fetchone()
+        if row is None:
+            raise NotFound("no such batch; open one with POST /v1/batches")
+        if not row[1]:
+            raise Conflict("the batch is closed; open another with POST /v1/batches")
+        return row[0], submission.into
+    if submission.batch is None:
+        return None, None
+    return make_batch(group, submission.owner, submission.batch), submission.batch.id
+
+
+def make_batch(group: Group, owner: int, batch: BatchSpec) -> int:
+    """Insert a batch. Raises Conflict when its id is taken."""
+    taken = group.connection.execute("SELECT 1 FROM batches WHERE id = ?", (batch.id,)).fetchone()
+    if taken:
+        raise Conflict(BATCH_TAKEN)
+    cursor = group.connection.execute(
+        "INSERT INTO batches (id, digest, owner, name, is_open, expected, in_order, created_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            batch.id,
+            batch.digest,
+            owner,
+            batch.name,
+            int(batch.is_open),
+            batch.expected,
+            int(batch.in_order),
+            group.now,
+        ),
+    )
+    return int(cursor.lastrowid or 0)
+
+
+def open_batch(group: Group, owner: int, batch: BatchSpec) -> Accepted:
+    """Make an open batch, or find the equal one."""
+    row = group.connection.execute(
+        "SELECT digest, owner FROM batches WHERE id = ?", (batch.id,)
+    ).fetchone()
+    if row is None:
+        make_batch(group, owner, batch)
+        return Accepted([], batch.id, duplicate=False)
+    if row != (batch.digest, owner):
+        raise Conflict(BATCH_TAKEN)
+    return Accepted([], batch.id, duplicate=True)
+
+
+def close_batch(group: Group, owner: int | None, batch: bytes) -> bool:
+    """No more tasks come."""
+    cursor = group.connection.execute(
+        "UPDATE batches SET is_open = 0 WHERE id = ? AND (owner = ? OR ?)",
+        (batch, owner, owner is None),
+    )
+    return cursor.rowcount == 1
+
+
+def _store(
+    group: Group, submission: Submission, there: dict[bytes, int | None], batch: int | None
+) -> None:
+    kinds = [_kind(group, submission, index) for index in range(len(submission.specs))]
+    new = list({task.id: task for task in submission.tasks if task.id not in there}.values())
+    position = _positions(group, batch, len(new))
+    timed: list[tuple[Queued, NewTask]] = []
+    beyond: list[Queued] = []
+    for task in new:
+        queued = _queued(group, submission, task, kinds[task.spec], batch, position)
+        if position is not None:
+            position += 1
+        group.fresh_ids[task.id] = queued
+        if task.run_after is not None or task.start_by is not None:
+            timed.append((queued, task))
+        else:
+            _offer(group, queued, beyond)
+    for spec, count in Counter(task.spec for task in new).items():
+        group.add_load(kinds[spec].number, count)
+    _trim_windows(group, kinds, beyond)
+    group.insert(beyond, State.QUEUED)
+    _insert_timed(group, timed)
+
+
+def _kind(group: Group, submission: Submission, index: int) -> Kind:
+    kind = group.memory.kind(submission.specs[index])
+    request = group.memory.requests[kind.spec.request]
+    if request.state == FAILED_REQUEST:  # the index may have it by now
+        group.connection.execute(
+            "UPDATE environment_requests SET state = 0, tries = 0, try_at = 0 WHERE request = ?",
+            (request.number,),
+        )
+        group.memory.remember_request(
+            Request(request.number, request.text, request.python, None, 0)
+        )
+    group.has_new_requests |= group.memory.requests[kind.spec.request].state == 0
+    return kind
+
+
+def _positions(group: Group, batch: int | None, count: int) -> int | None:
+    if batch is None:
+        return None
+    (total,) = group.connection.execute(
+        "UPDATE batches SET total = total + ? WHERE batch = ? RETURNING total - ?",
+        (count, batch, count),
+    ).fetchall()[0]
+    return int(total)
+
+
+def _queued(
+    group: Group,
+    submission: Submission,
+    task: NewTask,
+    kind: Kind,
+    batch: int | None,
+    position: int | None,
+) -> Queued:
+    memory = group.memory
+    number = memory.next_number
+    memory.next_number = number + 1
+    price = submission.prices[task.spec]
+    return Queued(
+        number=number,
+        due_at=group.now,
+        tie=0.0,
+        crashes=0,
+        predicted=price.p50 if price.calls else -price.p50,
+        size=len(task.payload),
+        statistics=memory.functions_by_number[kind.function],
+        id=task.id,
+        kind=kind,
+        batch=batch,
+        position=position,
+        submitted_at=group.now,
+        predicted_high=price.p90,
+        attempt=0,
+        payload=task.payload,
+        digest=task.digest,
+        is_fresh=True,
+    )
+
+
+def _offer(group: Group, queued: Queued, beyond: list[Queued]) -> None:
+    if group.lane_of(queued).window.offer(queued):
+        group.fresh.append(queued)
+    else:
+        beyond.append(queued)
+
+
+def _trim_windows(group: Group, kinds: list[Kind], beyond: list[Queued]) -> None:
+    for lane in {kind.lane for kind in kinds}:
+        beyond += [task for task in group.memory.lanes[lane].window.trim() if task.is_fresh]
+        group.memory.active.add(lane)
+
+
+def _insert_timed(group: Group, timed: list[tuple[Queued, NewTask]]) -> None:
+    """Insert tasks that have a time of their own, and the times."""
+    if not timed:
+        return
+    waiting = [task.run_after is not None and task.run_after > group.now for _, task in timed]
+    for state, is_waiting in ((State.DELAYED, True), (State.QUEUED, False)):
+        group.insert(
+            [q for (q, _), w in zip(timed, waiting, strict=True) if w is is_waiting], state
+        )
+    write_many(
+        group.connection,
+        "INSERT INTO task_extras (number, run_after, start_by, delayed_until) VALUES {rows}",
+        [
+            (queued.number, task.run_after, task.start_by, task.run_after if waits else None)
+            for (queued, task), waits in zip(timed, waiting, strict=True)
+        ],
+    )
+    for (queued, _), waits in zip(timed, waiting, strict=True):
+        if not waits:
+            group.offer(queued)
