@@ -1,0 +1,1 @@
+"""The server: HTTP in front, the store behind, rules between."""

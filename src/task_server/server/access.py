@@ -1,0 +1,77 @@
+"""Who asks, and what they may. Every route passes through `Access.admit`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from task_server.errors import Forbidden, Unauthorized
+from task_server.store.records.tokens import Token, digest_of
+
+Kind = Literal["user", "worker", "admin"]
+FRESH_SECONDS = 0.9
+"""How long a verified token is believed: a revoked one ends within a second."""
+MAXIMUM_CACHED = 10_000
+_UNKNOWN = "the token is missing, not known, expired or revoked; send Authorization: Bearer TOKEN"
+
+
+class Caller(Struct, frozen=True):
+    """Who asks."""
+
+    kind: Kind
+    owner: int
+    token: int
+
+    @property
+    def sees(self) -> int | None:
+        """The owner whose things it sees; None: everybody's."""
+        return None if self.kind == "admin" else self.owner
+
+
+class Access:
+    """Verifies tokens."""
+
+    def __init__(
+        self, find: Callable[[bytes], Awaitable[Token | None]], *, everyone: Caller | None
+    ) -> None:
+        self._find = find
+        self._everyone = everyone
+        """Without authentication: the one caller there is."""
+        self._known: dict[bytes, tuple[Caller, float]] = {}
+
+    async def admit(self, headers: list[tuple[bytes, bytes]], kinds: frozenset[str]) -> Caller:
+        """The caller of a request. Raises Unauthorized, or Forbidden for another kind."""
+        if self._everyone is not None:
+            return self._everyone
+        caller = await self._verify(headers)
+        if caller.kind not in kinds and caller.kind != "admin":
+            wanted = " or ".join(sorted(kinds))
+            raise Forbidden(f"this needs a token of kind {wanted}; yours is of kind {caller.kind}")
+        return caller
+
+    async def _verify(self, headers: list[tuple[bytes, bytes]]) -> Caller:
+        values = [value for name, value in headers if name == b"authorization"]
+        if len(values) != 1 or not values[0].startswith(b"Bearer ") or len(values[0]) > 200:
+            raise Unauthorized(_UNKNOWN)
+        digest = digest_of(values[0][7:].decode("latin-1"))
+        known = self._known.get(digest)
+        now = time.monotonic()
+        if known is not None and now - known[1] < FRESH_SECONDS:
+            return known[0]
+        token = await self._find(digest)
+        if token is None:  # looked up by digest: its timing tells nothing of the token
+            self._known.pop(digest, None)
+            raise Unauthorized(_UNKNOWN)
+        caller = Caller(token.kind, token.owner, token.id)
+        if len(self._known) >= MAXIMUM_CACHED:
+            self._known.clear()
+        self._known[digest] = (caller, now)
+        return caller
+
+
+def everyone_is(owner: int) -> Caller:
+    """The caller of a server without authentication: one owner who may do everything."""
+    return Caller("admin", owner, 0)

@@ -1,0 +1,144 @@
+"""`/v1/batches`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from task_server.errors import Invalid
+from task_server.protocol import ids
+from task_server.protocol.tasks import NewBatch
+from task_server.server.api.tasks import MAXIMUM_WAIT, absent, identifier
+from task_server.server.http import (
+    NDJSON,
+    Call,
+    Reply,
+    check_json,
+    decode,
+    encode,
+    seconds_in,
+)
+from task_server.server.routing import USER, Route
+from task_server.server.service import answers, views
+from task_server.server.service.submit import batch_spec
+from task_server.server.state import State
+from task_server.store.rows import BatchRow
+
+_new = msgspec.json.Decoder(NewBatch)
+MAXIMUM_STREAM = 86400.0
+
+
+async def post(state: State, call: Call) -> Reply:
+    """Open a batch."""
+    check_json(call)
+    call.query()
+    asked = decode(await call.body(state.settings.plain_body_bytes), _new)
+    spec = batch_spec(asked, state.clock(), is_open=True)
+    accepted = await state.store.open_batch(call.caller.owner, spec)
+    body = {"id": ids.to_text(spec.id), "duplicate": accepted.duplicate}
+    return Reply(encode(body), 200 if accepted.duplicate else 201)
+
+
+async def _find(state: State, call: Call) -> BatchRow:
+    batch = identifier(call.params["id"])
+    row = await state.store.batch(batch, call.caller.sees)
+    if row is None:
+        raise absent(state, batch, "batch")
+    return row
+
+
+async def get(state: State, call: Call) -> Reply:
+    """Progress and ETA; with `wait` once it is done or time is up."""
+    wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
+    row = await _find(state, call)
+    if wait and not _is_done(row):
+        await call.unless_gone(asyncio.ensure_future(_done(state, call, row.batch, wait)))
+        row = await _find(state, call)
+    return Reply(encode(await views.batch_view(state, row)))
+
+
+def _is_done(row: BatchRow) -> bool:
+    return not row.is_open and row.ended == row.total
+
+
+async def _done(state: State, call: Call, batch: int, seconds: float) -> None:
+    end = asyncio.get_running_loop().time() + seconds
+    with state.waiting.batch(batch) as watch:
+        while not state.waiting.is_closed and not _is_done(await _find(state, call)):
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            watch.ended.clear()
+            watch.changed.clear()
+            await asyncio.wait((asyncio.ensure_future(watch.changed.wait()),), timeout=left)
+            # A batch that ends fast would be read anew for each group: once in 50 ms is enough.
+            await asyncio.sleep(min(0.05, max(left, 0.0)))
+
+
+async def close(state: State, call: Call) -> Reply:
+    """No more tasks come."""
+    call.query()
+    batch = identifier(call.params["id"])
+    if not await state.store.close_batch(call.caller.sees, batch):
+        raise absent(state, batch, "batch")
+    row = await _find(state, call)
+    state.waiting.touch(row.batch)
+    return Reply(encode(await views.batch_view(state, row)))
+
+
+async def cancel(state: State, call: Call) -> Reply:
+    """End what has not ended, and close it."""
+    call.query()
+    batch = identifier(call.params["id"])
+    cancelled = await state.store.cancel_batch(call.caller.sees, batch)
+    if cancelled is None:
+        raise absent(state, batch, "batch")
+    row = await _find(state, call)
+    state.waiting.touch(row.batch)
+    return Reply(encode({"id": call.params["id"], "cancelled": cancelled}))
+
+
+async def get_answers(state: State, call: Call) -> Reply:
+    """Stream what members came to, as NDJSON, until the closed batch is done."""
+    query = call.query("order", "cursor", "wait")
+    order = query.get("order", "submitted")
+    if order not in ("submitted", "finished"):
+        raise Invalid("order is submitted or finished", field="order")
+    wait = seconds_in(query, "wait", most=MAXIMUM_STREAM) if "wait" in query else MAXIMUM_STREAM
+    try:
+        cursor = int(query.get("cursor", "0"), 16)
+    except ValueError:
+        raise Invalid("cursor is what the last line said", field="cursor") from None
+    row = await _find(state, call)
+    follow = answers.in_order if order == "submitted" else answers.as_ended
+    lines = follow(state, row, call.caller.sees, cursor, wait)
+    return Reply(_until_gone(call, lines), content_type=NDJSON)
+
+
+async def _until_gone(call: Call, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The stream, which ends when nobody listens any more."""
+    iterator = lines.__aiter__()
+    try:
+        while True:
+            piece = asyncio.ensure_future(_next(iterator))
+            found = await call.unless_gone(piece)
+            if found is None:
+                return
+            yield found
+    finally:
+        await lines.aclose()  # type: ignore[attr-defined]  # an async generator
+
+
+async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(iterator, None)
+
+
+ROUTES = [
+    Route("GET", "/v1/batches/{id}/answers", get_answers, USER),
+    Route("POST", "/v1/batches", post, USER),
+    Route("GET", "/v1/batches/{id}", get, USER),
+    Route("POST", "/v1/batches/{id}/close", close, USER),
+    Route("POST", "/v1/batches/{id}/cancel", cancel, USER),
+]

@@ -1,0 +1,222 @@
+"""`/v1/workers`: join and exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from task_server.errors import Invalid, NoCommonProtocol, RequestError, TooLarge
+from task_server.protocol.payload import check_payload, check_text
+from task_server.protocol.tasks import Error, ErrorKind
+from task_server.protocol.workers import PROTOCOL, Exchange, Join, Joined, Report
+from task_server.server.http import Call, Reply, check_json, decode, encode
+from task_server.server.routing import USER, WORKER, Route
+from task_server.server.service import assignments
+from task_server.server.service.views import moment
+from task_server.server.state import State
+from task_server.store.contract import (
+    AttemptReport,
+    Decided,
+    ExchangeRequest,
+    ExchangeResult,
+    JoinRequest,
+    LeaseKey,
+    Used,
+    WorkerFacts,
+)
+from task_server.store.states import Encoding
+
+_joins = msgspec.json.Decoder(Join)
+_exchanges = msgspec.json.Decoder(Exchange)
+MAXIMUM_SLOTS = 4096
+NO_LEASE = LeaseKey(0, 0, bytes(16))
+
+
+async def join(state: State, call: Call) -> Reply:
+    """A worker presents itself."""
+    check_json(call)
+    asked = decode(await call.body(state.settings.plain_body_bytes), _joins)
+    low, high = asked.protocol
+    if not low <= PROTOCOL <= high:
+        raise NoCommonProtocol(
+            f"this server speaks versions {PROTOCOL} to {PROTOCOL} of the worker protocol,"
+            f" the worker {low} to {high}; upgrade the older of the two"
+        )
+    if not 1 <= asked.slots <= MAXIMUM_SLOTS:
+        raise Invalid(f"slots is a number from 1 to {MAXIMUM_SLOTS}", field="slots")
+    facts = WorkerFacts(
+        name=asked.name[:200],
+        slots=asked.slots,
+        pythons=tuple(asked.pythons),
+        labels=asked.labels,
+        cpu=asked.cpu,
+        memory=asked.memory,
+        gpu=asked.gpu,
+        platform=asked.platform[:200],
+        sandbox=asked.sandbox,
+        version=asked.version[:50],
+    )
+    session = secrets.token_hex(16)
+    worker = await state.store.join(JoinRequest(asked.worker, call.caller.token, facts, session))
+    lease_seconds = state.store.lease_seconds
+    return Reply(encode(Joined(worker, session, PROTOCOL, lease_seconds, lease_seconds / 3)))
+
+
+async def exchange(state: State, call: Call) -> Reply:
+    """Decide reports, renew, and hand out tasks; parks while there is nothing to tell."""
+    check_json(call)
+    body = await call.body(state.settings.body_bytes)
+    check_text(body)
+    asked = decode(body, _exchanges)
+    reports = [_report(state, report) for report in asked.reports]
+    wait = 0.0 if state.is_stopping else min(max(asked.wait, 0.0), state.store.lease_seconds / 3)
+    request = ExchangeRequest(
+        asked.session,
+        call.caller.token,
+        asked.number,
+        asked.seen,
+        asked.want,
+        state.clock() + wait,
+        asked.draining,
+        reports,
+        asked.held,
+        asked.environments,
+    )
+    parked = asyncio.ensure_future(state.store.exchange(request))
+    await asyncio.sleep(0)
+    result = await call.unless_gone(parked) if wait else await parked
+    return Reply(_reply(state, asked, result))
+
+
+def _reply(state: State, asked: Exchange, result: ExchangeResult) -> bytes:
+    pieces = [b'{"number":%d' % asked.number]
+    if result.decisions:
+        pieces.append(b',"decisions":' + _decisions(asked.reports, result.decisions))
+    if result.stop:
+        stop = [{"lease": lease, "why": why} for lease, why in result.stop]
+        pieces.append(b',"stop":' + encode(stop))
+    if result.tasks:
+        pieces.append(b',"tasks":' + assignments.as_json(state, result.tasks))
+    pieces.append(b"}")
+    return b"".join(pieces)
+
+
+def _decisions(reports: Sequence[Report], decisions: Sequence[Decided]) -> bytes:
+    return encode(
+        [
+            {"lease": report.lease, "status": decided.status, "duplicate": True}
+            if decided.duplicate
+            else {"lease": report.lease, "status": decided.status}
+            for report, decided in zip(reports, decisions, strict=True)
+        ]
+    )
+
+
+def _report(state: State, report: Report) -> AttemptReport:
+    try:
+        encoding, answer = _outcome(report)
+    except RequestError as error:
+        report = _refused(report, error)
+        encoding, answer = _outcome(report)
+    lease = LeaseKey.parse(report.lease)
+    usage = report.usage
+    used = None
+    if report.outcome in ("succeeded", "failed"):
+        used = Used() if usage is None else _used(report)
+    return AttemptReport(
+        lease or NO_LEASE,
+        report.outcome,
+        encoding,
+        answer,
+        error_kind=report.error.kind if report.error else "",
+        unfit=report.unfit,
+        used=used,
+        log=_log(state, report.log),
+    )
+
+
+def _refused(report: Report, error: RequestError) -> Report:
+    """An answer that cannot be kept: the attempt failed."""
+    kind: ErrorKind = "too_big" if isinstance(error, TooLarge) else "not_serialisable"
+    told = Error(kind=kind, type=kind, message=error.message)
+    return msgspec.structs.replace(report, outcome="failed", error=told, blob=None)
+
+
+def _used(report: Report) -> Used:
+    usage, resolved = report.usage, report.resolved
+    assert usage is not None
+    return Used(
+        run_seconds=max(usage.run_seconds, 0.0),
+        install_seconds=max(usage.install_seconds, 0.0),
+        import_seconds=max(usage.import_seconds, 0.0),
+        cpu_seconds=max(usage.cpu_seconds, 0.0),
+        peak_bytes=max(usage.peak_bytes, 0),
+        resolved=None if resolved is None else {"module": resolved.module, "rule": resolved.rule},
+    )
+
+
+def _log(state: State, text: str | None) -> bytes:
+    if not text:
+        return b""
+    try:
+        return base64.b64decode(text)[: state.settings.log_bytes + 200]
+    except ValueError:
+        return text.encode(errors="replace")[: state.settings.log_bytes]
+
+
+def _outcome(report: Report) -> tuple[Encoding, bytes]:
+    if report.outcome != "succeeded":
+        return Encoding.ERROR, encode(report.error) if report.error else b""
+    is_pickle = report.encoding == "pickle"
+    if report.blob is not None:
+        return Encoding.PICKLE_BLOB if is_pickle else Encoding.JSON_BLOB, report.blob.encode()
+    answer = bytes(report.answer) or b"null"
+    if len(answer) > MAXIMUM_ANSWER:
+        raise TooLarge("an answer of that size is uploaded as a blob first")
+    check_payload(answer, "answer")
+    return Encoding.PICKLE if is_pickle else Encoding.JSON, answer
+
+
+MAXIMUM_ANSWER = 1 << 20
+"""Answers above 64 KiB come as blobs; this leaves room for base64 and for careless workers."""
+
+
+async def listed(state: State, call: Call) -> Reply:
+    """The workers there are and were."""
+    call.query()
+    rows = await state.store.workers()
+    live = {session.worker: session for session in list(state.store.memory.sessions.values())}
+    now = state.clock()
+    shown = []
+    for row in rows:
+        session = live.get(row.worker)
+        is_live = session is not None and (row.facts.is_plain or session.alive_until > now)
+        shown.append(
+            {
+                "id": row.id,
+                "name": row.facts.name,
+                "state": "live" if is_live else "lost",
+                "slots": row.facts.slots,
+                "running": len(session.leases) if session else 0,
+                "pythons": list(row.facts.pythons),
+                "labels": row.facts.labels,
+                "platform": row.facts.platform,
+                "version": row.facts.version,
+                "sandbox": row.facts.sandbox,
+                "environments": session.environments if session else {},
+                "joined_at": moment(row.joined_at),
+                "seen_at": moment(row.seen_at),
+            }
+        )
+    return Reply(encode({"workers": shown, "next": None}))
+
+
+ROUTES = [
+    Route("POST", "/v1/workers/{id}/exchange", exchange, WORKER),
+    Route("POST", "/v1/workers", join, WORKER),
+    Route("GET", "/v1/workers", listed, USER),
+]

@@ -1,0 +1,270 @@
+"""`/v1/tasks`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Awaitable, Callable, Sequence
+
+from task_server.errors import Conflict, Gone, Invalid, NotFound
+from task_server.protocol import ids
+from task_server.protocol.tasks import Submitted, SubmittedOne
+from task_server.server.http import (
+    BYTES,
+    NDJSON,
+    Call,
+    Reply,
+    check_json,
+    encode,
+    problem,
+    seconds_in,
+)
+from task_server.server.routing import USER, Route
+from task_server.server.service import submit, views
+from task_server.server.state import State
+from task_server.server.waiting import until
+from task_server.store.rows import TaskFilter, TaskRow
+from task_server.store.states import BY_WORD, Encoding
+from task_server.store.states import State as TaskState
+
+MAXIMUM_WAIT = 60.0
+RETENTION_SECONDS = 7 * 86400.0
+"""The shortest time that a finished task is kept: an absent id older than that is gone."""
+MAXIMUM_PAGE = 1000
+
+
+async def post(state: State, call: Call) -> Reply:
+    """Submit one task or many."""
+    is_lines = check_json(call, NDJSON) == NDJSON
+    query = call.query("wait", "batch")
+    wait = seconds_in(query, "wait", most=MAXIMUM_WAIT)
+    into = identifier(query["batch"]) if "batch" in query else None
+    body = await call.body(state.settings.body_bytes)
+    prepared = await submit.prepare(
+        state,
+        call.caller,
+        body,
+        into=into,
+        key=idempotency_key(call),
+        is_lines=is_lines,
+    )
+    if prepared.is_single:
+        return await _post_one(state, call, prepared, wait)
+    if wait:
+        raise Invalid("wait is for a single task; wait for a batch's answers", field="wait")
+    result = await submit.store(state, prepared)
+    accepted = result.accepted
+    batch = into or accepted.batch
+    if into is not None:
+        row = await state.store.batch(into, call.caller.owner)
+        if row is not None:
+            state.waiting.touch(row.batch)
+    reply = Submitted(
+        batch=ids.to_text(batch) if batch else "",
+        ids=[ids.to_text(each) for each in accepted.ids],
+        duplicate=accepted.duplicate,
+        estimate=result.estimate,
+    )
+    return Reply(encode(reply), 202)
+
+
+async def _post_one(state: State, call: Call, prepared: submit.Prepared, wait: float) -> Reply:
+    task = prepared.submission.tasks[0].id
+    if not wait:
+        result = await submit.store(state, prepared)
+        return _accepted(result)
+    with state.waiting.task(task) as ended:
+        result = await submit.store(state, prepared)
+        if result.accepted.ids[0] != task or result.accepted.duplicate:
+            row = await wait_for(state, call, result.accepted.ids[0], wait)
+            return _shown(state, row) if row.state.is_terminal else _accepted(result)
+        await call.unless_gone(asyncio.ensure_future(until(ended, wait)))
+    row = await find(state, call, task)
+    return _shown(state, row) if row.state.is_terminal else _accepted(result)
+
+
+def _accepted(result: submit.Result) -> Reply:
+    accepted = result.accepted
+    reply = SubmittedOne(ids.to_text(accepted.ids[0]), accepted.duplicate, result.estimate)
+    return Reply(encode(reply), 202)
+
+
+def _shown(state: State, row: TaskRow) -> Reply:
+    return Reply(encode(views.task_view(state, row)))
+
+
+def idempotency_key(call: Call) -> str | None:
+    """The request's `Idempotency-Key`."""
+    value = call.header(b"idempotency-key")
+    if value is None:
+        return None
+    if not 0 < len(value) <= 255:
+        raise Invalid("Idempotency-Key has 1 to 255 letters", field="Idempotency-Key")
+    return value.decode("latin-1")
+
+
+def identifier(text: str) -> bytes:
+    """The id in a path. Raises NotFound for what cannot be one."""
+    found = ids.from_text(text)
+    if found is None:
+        raise NotFound("there is no task or batch of that id")
+    return found
+
+
+def absent(state: State, task: bytes, what: str = "task") -> NotFound | Gone:
+    """The error for an id that is not there, or another's: by its age alone."""
+    if ids.made_at(task) < state.clock() - RETENTION_SECONDS:
+        return Gone(f"the {what} of that id, if there was one, is past its retention")
+    return NotFound(f"there is no {what} of that id")
+
+
+async def find(state: State, call: Call, task: bytes) -> TaskRow:
+    """The task. Raises NotFound or Gone."""
+    row = await state.store.task(task, call.caller.sees)
+    if row is None:
+        raise absent(state, task)
+    return row
+
+
+async def wait_for(state: State, call: Call, task: bytes, seconds: float) -> TaskRow:
+    """The task, once it has ended or time is up."""
+    with state.waiting.task(task) as ended:
+        row = await find(state, call, task)
+        if row.state.is_terminal or not seconds:
+            return row
+        await call.unless_gone(asyncio.ensure_future(until(ended, seconds)))
+    return await find(state, call, task)
+
+
+async def get(state: State, call: Call) -> Reply:
+    """One task."""
+    wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
+    return _shown(state, await wait_for(state, call, identifier(call.params["id"]), wait))
+
+
+async def answer(state: State, call: Call) -> Reply:
+    """The value alone."""
+    wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
+    row = await wait_for(state, call, identifier(call.params["id"]), wait)
+    if not row.state.is_terminal:
+        return Reply(encode({"state": row.state.word}), 202)
+    if row.state is not TaskState.SUCCEEDED:
+        return _failed(state, row)
+    assert row.encoding is not None and row.outcome is not None
+    content_type = b"application/json" if row.encoding.word == "json" else BYTES
+    if row.encoding.is_blob:
+        name = row.outcome.decode()
+        return Reply(
+            state.blobs.stream(name), content_type=content_type, size=state.blobs.size(name)
+        )
+    if row.encoding is Encoding.PICKLE:
+        return Reply(base64.b64decode(row.outcome), content_type=BYTES)
+    return Reply(row.outcome, content_type=content_type)
+
+
+def _failed(state: State, row: TaskRow) -> Reply:
+    view = views.task_view(state, row)
+    error = Conflict(f"the task is {row.state.word}, it has no answer")
+    reply = problem(error, is_plain=False)
+    if view.error:
+        assert isinstance(reply.body, bytes)
+        reply.body = reply.body[:-1] + b',"state":"%s","error":%s}' % (
+            row.state.word.encode(),
+            encode(view.error),
+        )
+    return reply
+
+
+async def logs(state: State, call: Call) -> Reply:
+    """What the attempts printed; `?attempt=` one of them alone."""
+    query = call.query("attempt")
+    row = await find(state, call, identifier(call.params["id"]))
+    kept = await state.store.logs(row.number)
+    if "attempt" in query:
+        kept = [each for each in kept if str(each[0]) == query["attempt"]]
+    return Reply(b"".join(log for _, log in kept), content_type=b"text/plain; charset=utf-8")
+
+
+async def cancel(state: State, call: Call) -> Reply:
+    """End a task."""
+    return await _change(state, call, state.store.cancel, "it has ended already")
+
+
+async def retry(state: State, call: Call) -> Reply:
+    """Try a task again that ended without an answer."""
+    return await _change(state, call, state.store.retry, "only what ended without an answer can be")
+
+
+Verb = Callable[[int | None, Sequence[bytes]], Awaitable[list[int]]]
+
+
+async def _change(state: State, call: Call, verb: Verb, why_not: str) -> Reply:
+    call.query()
+    task = identifier(call.params["id"])
+    (status,) = await verb(call.caller.sees, [task])
+    if status == 404:
+        raise absent(state, task)
+    if status == 409:
+        raise Conflict(why_not)
+    row = await find(state, call, task)
+    return Reply(encode({"id": call.params["id"], "state": row.state.word}))
+
+
+async def listed(state: State, call: Call) -> Reply:
+    """A page of tasks, newest first."""
+    query = call.query("state", "function", "batch", "tag", "cursor", "limit")
+    wanted = TaskFilter(
+        owner=call.caller.sees,
+        state=_state(query.get("state")),
+        function=query.get("function"),
+        batch=identifier(query["batch"]) if "batch" in query else None,
+        tag=query.get("tag"),
+        before=_cursor(query.get("cursor")),
+        limit=_limit(query.get("limit")) + 1,
+    )
+    rows = await state.store.tasks(wanted)
+    following = None
+    if len(rows) == wanted.limit:
+        rows = rows[:-1]
+        following = f"{rows[-1].number:x}"
+    body = encode({"tasks": [views.task_view(state, row) for row in rows], "next": following})
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if following:
+        headers = ((b"link", f'</v1/tasks?cursor={following}>; rel="next"'.encode()),)
+    return Reply(body, headers=headers)
+
+
+def _state(text: str | None) -> TaskState | None:
+    if text is None:
+        return None
+    if text not in BY_WORD:
+        raise Invalid(f"state is one of {', '.join(BY_WORD)}", field="state")
+    return BY_WORD[text]
+
+
+def _cursor(text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(text[:16], 16)
+    except ValueError:
+        raise Invalid("cursor is what `next` of the page before said", field="cursor") from None
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return 100
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= MAXIMUM_PAGE:
+        raise Invalid(f"limit is a number from 1 to {MAXIMUM_PAGE}", field="limit")
+    return int(text)
+
+
+ROUTES = [
+    Route("POST", "/v1/tasks", post, USER),
+    Route("GET", "/v1/tasks/{id}/answer", answer, USER),
+    Route("GET", "/v1/tasks", listed, USER),
+    Route("GET", "/v1/tasks/{id}", get, USER),
+    Route("GET", "/v1/tasks/{id}/logs", logs, USER),
+    Route("POST", "/v1/tasks/{id}/cancel", cancel, USER),
+    Route("POST", "/v1/tasks/{id}/retry", retry, USER),
+]

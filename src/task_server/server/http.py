@@ -1,0 +1,221 @@
+"""HTTP as the endpoints see it: a call comes in, a reply goes out. Thin over ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Struct
+
+from task_server.errors import Invalid, Malformed, RequestError, TooLarge, WrongMediaType
+from task_server.protocol.tasks import Problem
+from task_server.server.access import Caller
+
+Message = MutableMapping[str, Any]  # as ASGI has it
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+T = TypeVar("T")
+
+JSON = b"application/json"
+NDJSON = b"application/x-ndjson"
+BYTES = b"application/octet-stream"
+PROBLEM = b"application/problem+json"
+
+encode = msgspec.json.Encoder().encode
+
+
+class Reply(Struct):
+    """What an endpoint answers: bytes, or a stream of them."""
+
+    body: bytes | AsyncIterable[bytes]
+    status: int = 200
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    size: int | None = None
+    """Bytes of a stream, where known."""
+
+
+class Disconnected(Exception):
+    """The caller went away."""
+
+
+class Call:
+    """One request."""
+
+    __slots__ = ("_body_read", "caller", "params", "receive", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, caller: Caller) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.caller = caller
+        self.params: dict[str, str] = scope.get("path_params", {})
+        self._body_read = False
+
+    def header(self, name: bytes) -> bytes | None:
+        """The first header of that name (lower case)."""
+        for key, value in self.scope["headers"]:
+            if key == name:
+                return bytes(value)
+        return None
+
+    def query(self, *allowed: str) -> dict[str, str]:
+        """The query's fields. Raises Invalid for one that is not allowed, or that stands twice."""
+        text = self.scope["query_string"].decode("latin-1")
+        if not text:
+            return {}
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=100)
+        found = dict(pairs)
+        for key, _ in pairs:
+            if key not in allowed:
+                raise Invalid(f"unknown query field {key[:100]!r}", field=key[:100])
+        if len(found) != len(pairs):
+            raise Invalid("a query field stands twice")
+        return found
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body. Raises TooLarge, before reading it if its length is stated."""
+        length = self.header(b"content-length")
+        if length is not None and length.isdigit() and int(length[:20]) > limit:
+            raise TooLarge(f"the body may have {limit} bytes")
+        message = await self.receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            self._body_read = True
+            return _bounded(message["body"], limit)
+        pieces = [piece async for piece in self._pieces(message, limit)]
+        return b"".join(pieces)
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body as it comes."""
+        async for piece in self._pieces(await self.receive(), None):
+            yield piece
+
+    async def _pieces(self, message: Message, limit: int | None) -> AsyncIterator[bytes]:
+        size = 0
+        while True:
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            size += len(message.get("body", b""))
+            if limit is not None and size > limit:
+                raise TooLarge(f"the body may have {limit} bytes")
+            yield message.get("body", b"")
+            if not message.get("more_body"):
+                self._body_read = True
+                return
+            message = await self.receive()
+
+    async def unless_gone(self, awaited: asyncio.Future[T]) -> T:
+        """Wait for `awaited`, or raise Disconnected (and cancel it) when the caller goes away."""
+        if awaited.done():
+            return awaited.result()
+        gone = asyncio.ensure_future(self._gone())
+        try:
+            await asyncio.wait((awaited, gone), return_when=asyncio.FIRST_COMPLETED)
+            if awaited.done():
+                return awaited.result()
+            awaited.cancel()
+            raise Disconnected
+        finally:
+            gone.cancel()
+
+    async def _gone(self) -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+def _bounded(body: bytes, limit: int) -> bytes:
+    if len(body) > limit:
+        raise TooLarge(f"the body may have {limit} bytes")
+    return body
+
+
+def check_json(call: Call, *others: bytes) -> bytes:
+    """The content type, which must be JSON (or one of `others`); lower case, without parameters."""
+    if call.header(b"content-encoding") not in (None, b"identity"):
+        raise WrongMediaType("compressed bodies are not taken; send it without Content-Encoding")
+    content_type = call.header(b"content-type") or b""
+    if content_type == JSON:
+        return JSON
+    kind, _, parameters = content_type.lower().partition(b";")
+    kind, parameters = kind.strip(), parameters.replace(b" ", b"").replace(b'"', b"")
+    if kind not in (JSON, *others) or parameters not in (b"", b"charset=utf-8"):
+        raise WrongMediaType("send the header Content-Type: application/json, in UTF-8")
+    return kind
+
+
+def seconds_in(query: dict[str, str], name: str, *, most: float) -> float:
+    """A duration from the query, at most `most`; 0 when absent. Raises Invalid."""
+    text = query.get(name, "0")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds < float("inf"):
+        raise Invalid(f"{name} is a number of seconds from 0 to {most:g}", field=name)
+    return min(seconds, most)
+
+
+def decode(raw: bytes, decoder: msgspec.json.Decoder[T], *, prefix: str = "") -> T:
+    """Decode an envelope. Raises Malformed for what is no JSON, Invalid naming the field else."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error), prefix) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise Malformed(f"the body is not valid JSON: {error}") from None
+
+
+def invalid(text: str, prefix: str = "") -> Invalid:
+    """msgspec's words as an error that names the field."""
+    what, _, path = text.partition(" - at `$")
+    field = path.rstrip("`").lstrip(".")
+    named = what.split("`")
+    if ("unknown field" in what or "missing required field" in what) and len(named) > 2:
+        field = f"{field}.{named[1]}".lstrip(".")
+    elif what.startswith("Expected"):
+        what = f"{field}: {what[0].lower()}{what[1:]}"
+    return Invalid(what, field=(prefix + field) or None)
+
+
+def problem(error: RequestError, *, is_plain: bool) -> Reply:
+    """An error as the API in question tells it."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    if error.status == 401:
+        headers = ((b"www-authenticate", b"Bearer"),)
+    if error.retry_after is not None or error.status in (429, 503, 507):
+        seconds = max(1, round(error.retry_after or 1))
+        headers = (*headers, (b"retry-after", str(seconds).encode()))
+    if is_plain:
+        told = {"code": error.code, "message": error.message}
+        body = encode({"sucsess": False, "success": False, "error": told})
+        return Reply(body, error.status, JSON, headers)
+    shown = Problem(
+        type=f"urn:task-server:{error.code}",
+        title=error.code.replace("_", " "),
+        status=error.status,
+        detail=error.message,
+        code=error.code,
+        retryable=error.retryable,
+        errors=[dict(each) for each in error.errors] if isinstance(error, Invalid) else [],
+    )
+    return Reply(encode(shown), error.status, PROBLEM, headers)
+
+
+async def send_reply(send: Send, reply: Reply, *, with_body: bool = True) -> None:
+    """Send a reply."""
+    headers = [(b"content-type", reply.content_type), *reply.headers]
+    body = reply.body
+    size = len(body) if isinstance(body, bytes) else reply.size
+    if size is not None:
+        headers.append((b"content-length", str(size).encode()))
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    if isinstance(body, bytes):
+        await send({"type": "http.response.body", "body": body if with_body else b""})
+        return
+    if with_body:
+        async for piece in body:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})

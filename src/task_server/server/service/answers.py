@@ -1,0 +1,117 @@
+"""Following a batch: what its members came to, each once, in order or as they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from task_server.server.service.views import answer_line
+from task_server.server.state import State
+from task_server.server.waiting import BatchWatch
+from task_server.store.contract import Ended
+from task_server.store.rows import AnswerRow, BatchRow
+
+PIECE = 1000
+"""Rows in one read and lines in one piece."""
+
+
+async def in_order(
+    state: State, row: BatchRow, owner: int | None, start: int, seconds: float
+) -> AsyncIterator[bytes]:
+    """Lines by position from `start` on; a line's cursor is the position after it."""
+    position = start
+    deadline = asyncio.get_running_loop().time() + seconds
+    with state.waiting.batch(row.batch) as watch:
+        is_read = False
+        while True:
+            watch.changed.clear()
+            found: Sequence[Ended | AnswerRow] = _live_in_order(watch, position)
+            if not found and (watch.has_missed or not is_read):
+                watch.has_missed = False
+                found = await state.store.answers_in_order(row.batch, position, PIECE)
+                is_read = len(found) < PIECE
+            if found:
+                position += len(found)
+                _forget_before(watch, position)
+                yield b"".join(answer_line(end, f"{end.position + 1:x}") for end in found)
+            elif await _is_over(state, row, owner, position) or not await _wait(
+                state, watch, deadline
+            ):
+                return
+
+
+def _live_in_order(watch: BatchWatch, position: int) -> list[Ended | AnswerRow]:
+    found: list[Ended | AnswerRow] = []
+    while len(found) < PIECE and position in watch.ended:
+        found.append(watch.ended.pop(position))
+        position += 1
+    return found
+
+
+def _forget_before(watch: BatchWatch, position: int) -> None:
+    for early in [each for each in watch.ended if each < position]:
+        del watch.ended[early]
+
+
+async def as_ended(
+    state: State, row: BatchRow, owner: int | None, after: int, seconds: float
+) -> AsyncIterator[bytes]:
+    """Lines in the order of ends, after place `after`; a line's cursor is its own place."""
+    n = after
+    deadline = asyncio.get_running_loop().time() + seconds
+    with state.waiting.batch(row.batch) as watch:
+        is_read = False
+        while True:
+            watch.changed.clear()
+            found: Sequence[Ended | AnswerRow] = []
+            if watch.has_missed or not is_read:
+                watch.has_missed = False
+                found = await state.store.answers_as_ended(row.batch, n, PIECE)
+                is_read = len(found) < PIECE
+            if is_read and not found:
+                found = _live_as_ended(watch, n)
+            if found:
+                n = found[-1].n
+                yield b"".join(answer_line(end, f"{end.n:x}") for end in found)
+            elif await _all_ended(state, row, owner):
+                last = await state.store.answers_as_ended(row.batch, n, PIECE)
+                if not last:
+                    return
+                is_read = False  # the commit that ended them came before its news
+            elif not await _wait(state, watch, deadline):
+                return
+
+
+def _live_as_ended(watch: BatchWatch, n: int) -> list[Ended | AnswerRow]:
+    found = sorted(watch.ended.values(), key=lambda end: end.n)
+    watch.ended.clear()
+    return [end for end in found if end.n > n]
+
+
+async def _is_over(state: State, row: BatchRow, owner: int | None, position: int) -> bool:
+    if position < row.total:
+        return False
+    now = await state.store.batch(row.id, owner)
+    if now is not None:
+        row.total = now.total
+    return now is None or (not now.is_open and position >= now.total)
+
+
+async def _all_ended(state: State, row: BatchRow, owner: int | None) -> bool:
+    """Whether the batch is done."""
+    now = await state.store.batch(row.id, owner)
+    return now is None or (not now.is_open and now.ended >= now.total)
+
+
+async def _wait(state: State, watch: BatchWatch, deadline: float) -> bool:
+    """Wait for news; False when time is up or the server stops."""
+    left = deadline - asyncio.get_running_loop().time()
+    if left <= 0 or state.waiting.is_closed:
+        return False
+    if not watch.changed.is_set() and not watch.ended:
+        waiter = asyncio.ensure_future(watch.changed.wait())
+        try:
+            await asyncio.wait((waiter,), timeout=left)
+        finally:
+            waiter.cancel()
+    return True

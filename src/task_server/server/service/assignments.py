@@ -1,0 +1,56 @@
+"""Leased tasks as workers get them: composed from bytes, arguments never parsed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from task_server.protocol import ids
+from task_server.server.state import State
+from task_server.store.contract import Dealt, Kind
+
+DEFAULT_TIMEOUT_SECONDS = 3600.0
+encode = msgspec.json.Encoder().encode
+
+
+def as_json(state: State, tasks: list[Dealt]) -> bytes:
+    """The array of assignments."""
+    return b"[" + b",".join([_one(state, dealt) for dealt in tasks]) + b"]"
+
+
+def _one(state: State, dealt: Dealt) -> bytes:
+    kind = dealt.kind
+    head = kind.head or _head(state, kind)
+    return b'{"id":"%s","lease":"%x.%x.%s","attempt":%d,%s,%s}' % (
+        ids.to_text(dealt.id).encode(),
+        dealt.number,
+        dealt.attempt,
+        dealt.secret.hex().encode(),
+        dealt.attempt,
+        head,
+        dealt.payload,
+    )
+
+
+def _head(state: State, kind: Kind) -> bytes:
+    """What all tasks of a kind share; kept with it."""
+    spec = kind.spec
+    request = state.store.memory.requests[spec.request]
+    function: object = spec.function
+    if spec.pickle is not None:
+        function = {"pickle": spec.pickle, "name": spec.function}
+    timeout = DEFAULT_TIMEOUT_SECONDS if spec.timeout is None else spec.timeout
+    shared = {
+        "owner": str(spec.owner),
+        "function": function,
+        "module": spec.module,
+        "package": spec.distribution or None,
+        "environment": request.environment,
+        "timeout_seconds": timeout,
+        "result_encoding": spec.result_encoding,
+        "isolation": spec.isolation,
+        "at_most_once": spec.at_most_once,
+    }
+    head = encode(shared)[1:-1]
+    if request.environment is not None:
+        kind.head = head
+    return head

@@ -1,0 +1,157 @@
+"""Submit: a body becomes tasks, priced and stored, once."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from msgspec import Struct
+
+from task_server.errors import Invalid
+from task_server.protocol import ids
+from task_server.protocol.payload import check_text
+from task_server.protocol.tasks import Estimate, NewBatch
+from task_server.server.access import Caller
+from task_server.server.service import estimate
+from task_server.server.service.requests import Body, Read, Reader, call_of, check_id
+from task_server.server.state import State
+from task_server.store.contract import (
+    Accepted,
+    BatchSpec,
+    IdempotencyKey,
+    KindSpec,
+    NewTask,
+    Submission,
+)
+
+
+class Result(Struct):
+    """What a submit came to."""
+
+    accepted: Accepted
+    estimate: Estimate
+    is_single: bool
+
+
+class Prepared(Struct):
+    """A submission ready to be stored, and its estimate."""
+
+    submission: Submission
+    estimate: Estimate
+    is_single: bool
+
+
+def read_body(state: State, caller: Caller, body: bytes, *, is_lines: bool) -> tuple[Body, Reader]:
+    """Read a submit's body. Raises Malformed, Invalid, NotSupported."""
+    check_text(body)
+    reader = Reader(caller.owner, default_python=state.default_python, now=state.clock())
+    return reader.read(body, is_lines=is_lines), reader
+
+
+async def prepare(
+    state: State,
+    caller: Caller,
+    body: bytes,
+    *,
+    into: bytes | None = None,
+    key: str | None = None,
+    is_lines: bool = False,
+    sent: bytes | None = None,
+) -> Prepared:
+    """Read, check and price a body; large parts are in the blob store when this returns.
+
+    `sent` is the request's body where `body` was made from it.
+    """
+    read, reader = read_body(state, caller, body, is_lines=is_lines)
+    for spec in read.specs:
+        await _check_spec(state, spec)
+    for data in reader.blobs.values():
+        await state.blobs.put_bytes(data)
+    tasks = await _tasks(state, read.tasks)
+    prices = [estimate.price_of(state, spec) for spec in read.specs]
+    counts = [0] * len(read.specs)
+    for task in tasks:
+        counts[task.spec] += 1
+    submission = Submission(
+        caller.owner,
+        read.specs,
+        prices,
+        tasks,
+        batch=None if read.is_single or into is not None else _batch(read.batch, state.clock()),
+        into=into,
+        key=None if key is None else IdempotencyKey(key, _digest(sent or body)),
+    )
+    told = estimate.of_submit(state, caller.owner, read.specs, prices, counts)
+    return Prepared(submission, told, read.is_single)
+
+
+async def store(state: State, prepared: Prepared) -> Result:
+    """Store what was prepared; on disk when this returns."""
+    accepted = await state.store.submit(prepared.submission)
+    return Result(accepted, prepared.estimate, prepared.is_single)
+
+
+def _digest(body: bytes) -> bytes:
+    return blake2b(body, digest_size=16).digest()
+
+
+async def _tasks(state: State, read: list[Read]) -> list[NewTask]:
+    """Tasks to store; ids are made where the client made none."""
+    made = iter(ids.new_ids(sum(task.id is None for task in read), at=state.clock()))
+    tasks = []
+    for task in read:
+        if task.large is not None:
+            encoding, data = task.large
+            task.payload = call_of(encoding, blob=await state.blobs.put_bytes(data))
+        digest = None if task.id is None else task.digest
+        identifier = next(made) if task.id is None else task.id
+        tasks.append(
+            NewTask(identifier, digest, task.payload, task.spec, task.run_after, task.start_by)
+        )
+    return tasks
+
+
+def _batch(asked: NewBatch | None, now: float, *, is_open: bool = False) -> BatchSpec:
+    return batch_spec(asked or NewBatch(), now, is_open=is_open)
+
+
+def batch_spec(asked: NewBatch, now: float, *, is_open: bool) -> BatchSpec:
+    """A batch to make. Raises Invalid for a bad id."""
+    if asked.expected is not None and asked.expected < 0:
+        raise Invalid("expected is a number of tasks", field="expected")
+    given = None if asked.id is None else check_id(asked.id, now, "batch.id")
+    digest = _digest(repr((asked.name, asked.expected, asked.order)).encode())
+    return BatchSpec(
+        given or ids.new_id(at=now),
+        digest,
+        asked.name,
+        asked.expected,
+        asked.order == "submit",
+        is_open,
+    )
+
+
+async def _check_spec(state: State, spec: KindSpec) -> None:
+    """What only the server's state can tell. Raises Invalid with the ways out."""
+    if spec.pickle is not None:
+        _check_python(state, spec)
+    if spec.environment is None or spec.request in state.store.memory.requests:
+        return
+    if spec.request.startswith("lock "):
+        known = await state.store.environment(spec.environment)
+        if known is None:
+            message = "no lock of that digest is known here; submit with package instead"
+            raise Invalid(message, field="environment")
+    else:
+        await state.store.keep_empty_lock(spec.python)
+
+
+def _check_python(state: State, spec: KindSpec) -> None:
+    live = estimate.live_sessions(state)
+    if live and not any(spec.python in session.facts.pythons for session in live):
+        offered = sorted({python for session in live for python in session.facts.pythons})
+        raise Invalid(
+            f"the function was pickled by Python {spec.python}, and no worker has that"
+            f" (they have {', '.join(offered)}); call it from one of those versions, or put it"
+            " into a package and name it there",
+            field="function",
+        )

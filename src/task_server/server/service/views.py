@@ -1,0 +1,158 @@
+"""Tasks, batches and answers as their owners see them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+from msgspec import Raw
+
+from task_server.protocol import ids
+from task_server.protocol.tasks import BatchView, Error, Resolved, TaskView
+from task_server.server.service import estimate
+from task_server.server.state import State
+from task_server.store.contract import Ended, KindSpec, Used
+from task_server.store.rows import AnswerRow, BatchRow, TaskRow
+from task_server.store.sqlite.memory import function_key
+from task_server.store.states import Encoding
+from task_server.store.states import State as TaskState
+
+encode = msgspec.json.Encoder().encode
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Unix seconds as a time in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def task_view(state: State, row: TaskRow) -> TaskView:
+    """A task."""
+    used = row.used or Used()
+    ran = row.used is not None
+    known = state.store.statistics(*function_key(row.spec))
+    view = TaskView(
+        id=ids.to_text(row.id),
+        batch=None if row.batch is None else ids.to_text(row.batch),
+        state=row.state.word,  # type: ignore[arg-type]  # the names of the states
+        phase=_phase(state, row),
+        function=row.spec.function,
+        module=row.spec.module,
+        package=_package(row.spec),
+        resolved=_resolved(used),
+        environment=row.environment,
+        attempt=row.attempt,
+        generation=row.generation,
+        worker=used.worker or row.worker,
+        submitted_at=datetime.fromtimestamp(row.submitted_at, UTC),
+        started_at=moment(row.started_at),
+        ended_at=moment(row.ended_at),
+        queue_seconds=None if row.started_at is None else row.started_at - row.submitted_at,
+        install_seconds=used.install_seconds if ran else None,
+        run_seconds=used.run_seconds if ran else None,
+        cpu_seconds=used.cpu_seconds if ran else None,
+        peak_bytes=used.peak_bytes if ran else None,
+        sandbox=0 if ran else None,
+        tags=list(row.spec.tags),
+        estimate=estimate.task_estimate(
+            row.predicted, row.predicted_high, known.calls if known else 0
+        ),
+        encoding=row.encoding.word if row.encoding is not None else None,
+    )
+    _add_outcome(view, row.encoding, row.outcome)
+    return view
+
+
+def _package(spec: KindSpec) -> str | list[str] | None:
+    if len(spec.package) > 1:
+        return list(spec.package)
+    return spec.package[0] if spec.package else None
+
+
+def _resolved(used: Used) -> Resolved | None:
+    if used.resolved is None:
+        return None
+    return Resolved(module=used.resolved.get("module"), rule=used.resolved.get("rule"))
+
+
+def _phase(state: State, row: TaskRow) -> str | None:
+    if row.state is TaskState.QUEUED:
+        return "waiting" if row.request_state == 1 else "locking"
+    if row.state is not TaskState.RUNNING:
+        return None
+    for session in list(state.store.memory.sessions_by_row.values()):
+        running = session.leases.get(row.number)
+        if running is not None:
+            return running.phase
+    return "leased"
+
+
+def _add_outcome(view: TaskView, encoding: Encoding | None, outcome: bytes | None) -> None:
+    if encoding is None or outcome is None:
+        return
+    if encoding is Encoding.ERROR:
+        view.error = msgspec.json.decode(outcome, type=Error)
+    elif encoding.is_blob:
+        view.blob = outcome.decode()
+    else:
+        view.answer = Raw(outcome)
+
+
+def answer_line(end: Ended | AnswerRow, cursor: str) -> bytes:
+    """A member of a batch as one line of NDJSON."""
+    encoding, outcome = end.encoding, end.outcome
+    line = b'{"index":%d,"id":"%s","state":"%s","cursor":"%s"' % (
+        end.position,
+        ids.to_text(end.id).encode(),
+        end.state.word.encode(),
+        cursor.encode(),
+    )
+    if encoding is None or outcome is None:
+        return line + b"}\n"
+    if encoding is Encoding.ERROR:
+        return line + b',"error":' + outcome + b"}\n"
+    word = encoding.word or ""
+    if encoding.is_blob:
+        return line + b',"encoding":"%s","blob":"%s"}\n' % (word.encode(), outcome)
+    return line + b',"encoding":"%s","answer":%s}\n' % (word.encode(), outcome)
+
+
+async def batch_view(state: State, row: BatchRow) -> BatchView:
+    """A batch, with its ETA."""
+    counts = {
+        "queued": row.queued,
+        "delayed": row.delayed,
+        "running": row.running,
+        "succeeded": row.succeeded,
+        "failed": row.failed,
+        "cancelled": row.cancelled,
+        "expired": row.expired,
+    }
+    whole = max(row.total, row.expected or 0)
+    piles = await _left_of_batch(state, row)
+    longest = max((pile.price.p50 for pile in piles), default=0.0)
+    return BatchView(
+        id=ids.to_text(row.id),
+        name=row.name,
+        open=row.is_open,
+        total=row.total,
+        expected=row.expected,
+        counts=counts,
+        progress=row.ended / whole if whole else float(not row.is_open),
+        core_seconds=estimate.total(piles),
+        eta=estimate.eta(state, piles, longest=longest),
+    )
+
+
+async def _left_of_batch(state: State, row: BatchRow) -> list[estimate.Pile]:
+    if row.ended == row.total:
+        return []
+    kinds = await state.store.batch_kinds(row.batch)
+    memory = state.store.memory
+    piles = []
+    for number, count in kinds.items():
+        kind = memory.kinds.get(number)
+        if kind is not None:
+            known = memory.functions_by_number[kind.function]
+            price = estimate.price_known(state, known, row.owner)
+            piles.append(estimate.Pile(count, price, known))
+    return piles

@@ -1,0 +1,27 @@
+"""What the endpoints and services work with; passed in, never global."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from task_server.server.access import Access
+from task_server.server.waiting import Waiting
+from task_server.settings import ServerSettings
+from task_server.store.blobs import Blobs
+from task_server.store.sqlite.store import SqliteStore
+
+
+class State(Struct):
+    """The parts of a running server."""
+
+    settings: ServerSettings
+    clock: Callable[[], float]
+    store: SqliteStore
+    blobs: Blobs
+    access: Access
+    waiting: Waiting
+    default_python: str
+    """Minor version that a task gets if it names none."""
+    is_stopping: bool = False

@@ -1,0 +1,69 @@
+"""Locks environments that tasks wait for, a few at a time, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from task_server.environments.requirements import EnvironmentRequest
+from task_server.server.state import State
+from task_server.server.uv_lock import LockFailed, lock
+
+log = logging.getLogger(__name__)
+
+AT_ONCE = 2
+MAXIMUM_TRIES = 5
+FIRST_WAIT_SECONDS = 2.0
+
+
+class Locker:
+    """Works off the environment requests of the store."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._news = asyncio.Event()
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    def wake(self) -> None:
+        """There are new requests."""
+        self._news.set()
+
+    async def run(self) -> None:
+        """Lock until cancelled."""
+        self._news.set()
+        while True:
+            # Requests that wait for another try come back with the clock.
+            waiter = asyncio.ensure_future(self._news.wait())
+            await asyncio.wait((waiter,), timeout=FIRST_WAIT_SECONDS)
+            waiter.cancel()
+            self._news.clear()
+            await self._start()
+
+    async def _start(self) -> None:
+        requests = await self._state.store.open_requests(self._state.clock())
+        for text, _, tries in requests:
+            if len(self._running) >= AT_ONCE:
+                return
+            if text not in self._running:
+                task = asyncio.ensure_future(self._lock(text, tries))
+                self._running[text] = task
+                task.add_done_callback(lambda _, text=text: self._ended(text))  # type: ignore[misc]
+
+    def _ended(self, text: str) -> None:
+        del self._running[text]
+        self._news.set()
+
+    async def _lock(self, text: str, tries: int) -> None:
+        store = self._state.store
+        try:
+            found = await lock(EnvironmentRequest.from_text(text))
+        except LockFailed as error:
+            if error.is_retryable and tries + 1 < MAXIMUM_TRIES:
+                wait = FIRST_WAIT_SECONDS * 2**tries
+                log.warning("lock of %r failed, again in %.0f s: %s", text, wait, error.message)
+                await store.lock_later(text, at=self._state.clock() + wait)
+                return
+            log.info("lock of %r failed for good", text)
+            await store.lock_failed(text, error.message)
+            return
+        await store.locked(text, environment=found.digest, python=found.python, lock=found.text)

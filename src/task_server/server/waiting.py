@@ -1,0 +1,116 @@
+"""Those who wait, for a task or a batch; woken by the commit that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from task_server.store.contract import Ended
+
+MAXIMUM_LIVE = 20_000
+"""Ends that a slow reader of a batch may lag behind before it reads the store again."""
+
+
+class BatchWatch:
+    """One reader of a batch's answers."""
+
+    __slots__ = ("changed", "ended", "has_missed")
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.ended: dict[int, Ended] = {}
+        """Position -> end, since the watch began, until taken."""
+        self.has_missed = False
+        """Some were not kept: the store has them."""
+
+    def add(self, end: Ended) -> None:
+        """A member ended."""
+        if len(self.ended) < MAXIMUM_LIVE:
+            self.ended[end.position] = end
+        else:
+            self.has_missed = True
+
+
+class Waiting:
+    """All who wait at this server."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
+        self._batches: dict[int, list[BatchWatch]] = {}
+        self._is_closed = False
+
+    def publish(self, ended: Sequence[Ended]) -> None:
+        """Tell those who wait for these."""
+        if self._tasks:
+            for end in ended:
+                for future in self._tasks.pop(end.id, ()):
+                    if not future.done():
+                        future.set_result(end)
+        if self._batches:
+            self._tell_batches(ended)
+
+    def _tell_batches(self, ended: Sequence[Ended]) -> None:
+        touched: set[int] = set()
+        for end in ended:
+            if end.batch in self._batches:
+                touched.add(end.batch)
+                for watch in self._batches[end.batch]:
+                    watch.add(end)
+        for batch in touched:
+            self.touch(batch)
+
+    def touch(self, batch: int) -> None:
+        """A batch changed: grew, or was closed."""
+        for watch in self._batches.get(batch, ()):
+            watch.changed.set()
+
+    @contextmanager
+    def task(self, identifier: bytes) -> Iterator[asyncio.Future[Ended | None]]:
+        """A future of the task's end; None when the server stops first."""
+        future: asyncio.Future[Ended | None] = asyncio.get_running_loop().create_future()
+        if self._is_closed:
+            future.set_result(None)
+        self._tasks.setdefault(identifier, []).append(future)
+        try:
+            yield future
+        finally:
+            waiters = self._tasks.get(identifier)
+            if waiters is not None and future in waiters:
+                waiters.remove(future)
+                if not waiters:
+                    del self._tasks[identifier]
+
+    @contextmanager
+    def batch(self, batch: int) -> Iterator[BatchWatch]:
+        """The ends of a batch's members from now on."""
+        watch = BatchWatch()
+        self._batches.setdefault(batch, []).append(watch)
+        try:
+            yield watch
+        finally:
+            self._batches[batch].remove(watch)
+            if not self._batches[batch]:
+                del self._batches[batch]
+
+    @property
+    def is_closed(self) -> bool:
+        """The server stops: nobody should wait any more."""
+        return self._is_closed
+
+    def close(self) -> None:
+        """Let everybody go."""
+        self._is_closed = True
+        for futures in self._tasks.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+        for batch in self._batches:
+            self.touch(batch)
+
+
+async def until(future: asyncio.Future[Ended | None], seconds: float) -> Ended | None:
+    """The end, or None when time is up."""
+    if not future.done() and seconds > 0:
+        await asyncio.wait((future,), timeout=seconds)
+    return future.result() if future.done() else None
