@@ -1,0 +1,394 @@
+"""The agent: one worker's loop. It joins, exchanges, prepares, runs and reports."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import platform
+import random
+import time
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+
+import msgspec
+
+from task_server import errors
+from task_server.client.aio import AsyncTransport
+from task_server.client.requests import refusal
+from task_server.protocol.workers import (
+    PROTOCOL,
+    Assignment,
+    EnvironmentState,
+    Exchange,
+    Exchanged,
+    Join,
+    Joined,
+    Report,
+)
+from task_server.settings import WorkerSettings
+from task_server.worker.attempts import (
+    Attempt,
+    crashed,
+    failed,
+    released,
+    report_of,
+)
+from task_server.worker.calls import CallLimits, Outcome
+from task_server.worker.environments import Environment, Environments, pythons
+from task_server.worker.preparation import Preparation
+from task_server.worker.resources import Resources
+from task_server.worker.slots import Slots
+from task_server.worker.spool import Spool
+
+log = logging.getLogger(__name__)
+
+AHEAD = 512
+"""Tasks that one slot may hold, short ones."""
+PARK_SHARE = 0.8
+"""A parked exchange lasts up to a third of the lease, shortened by up to this share at random."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+LOOK_SECONDS = 0.1
+REPORTS_AT_ONCE = 2000
+
+_JSON = {"Content-Type": "application/json"}
+_encode = msgspec.json.Encoder().encode
+_joined = msgspec.json.Decoder(Joined).decode
+_exchanged = msgspec.json.Decoder(Exchanged).decode
+
+
+class Refused(errors.TaskServerError):
+    """The server does not want this worker: its token, or its version."""
+
+
+class Agent:
+    """One worker."""
+
+    def __init__(self, settings: WorkerSettings, *, version: str) -> None:
+        self._settings = settings
+        self._version = version
+        self._data = settings.data.expanduser().absolute()
+        self._transport = AsyncTransport(settings.server, settings.token)
+        self._environments = Environments(
+            self._data / "environments", build_seconds=settings.build_seconds
+        )
+        self._resources = Resources(self._transport, self._data)
+        self._spool = Spool(self._data / "spool")
+        self._slots = Slots(settings.slots, self._data / "runners", self._on_outcomes)
+        self._preparation = Preparation(
+            self._environments,
+            self._resources,
+            CallLimits(answer_bytes=settings.answer_bytes, log_bytes=settings.log_bytes),
+        )
+        self._attempts: dict[str, Attempt] = {}
+        """All that is held and not reported."""
+        self._preparing: dict[str, asyncio.Task[None]] = {}
+        self._told: dict[str, str] = {}
+        """States of environments that the server knows."""
+        self._session = ""
+        self._lease_seconds = 60.0
+        self._number = 0
+        self._seen = 0
+        self._list_held_at = 0.0
+        self._in_flight: set[str] = set()
+        """Leases whose reports are under way."""
+        self._reporting: asyncio.Task[None] | None = None
+        self._parked: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._is_draining = False
+        self._is_stopped = asyncio.Event()
+        self._pause = FIRST_PAUSE
+        self._refusal: Refused | None = None
+        self._background: set[asyncio.Task[None]] = set()
+
+    # ---- life
+
+    async def run(self) -> None:
+        """Work until drained or refused. Raises Refused."""
+        self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._environments.open()
+        self._slots.open()
+        self._spool.open()
+        looking = asyncio.ensure_future(self._look_after())
+        try:
+            await self._join()
+            await self._work()
+        finally:
+            looking.cancel()
+            await self._close()
+        if self._refusal is not None:
+            raise self._refusal
+
+    def drain(self) -> None:
+        """Take no more, finish what runs, then end; the second time, give everything back."""
+        if self._is_draining:
+            self._give_back()
+        self._is_draining = True
+        self._report([released(attempt) for attempt in self._slots.take_unstarted()])
+        for lease, task in list(self._preparing.items()):
+            task.cancel()
+            self._report([released(self._attempts[lease])])
+        self._wake.set()
+
+    def _give_back(self) -> None:
+        for attempt in self._slots.take_running():
+            if attempt.assignment.at_most_once:
+                self._report([crashed(attempt, "the worker was stopped")])
+            else:
+                self._report([released(attempt)])
+
+    async def _close(self) -> None:
+        await self._spool.settle()
+        for task in [*self._preparing.values(), *self._background, self._parked, self._reporting]:
+            if task is not None:
+                task.cancel()
+        await self._slots.close()
+        await self._environments.close()
+        await self._transport.close()
+
+    async def _look_after(self) -> None:
+        """Keep calls from waiting behind long ones."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._report([released(attempt) for attempt in self._slots.free_up()])
+
+    # ---- joining
+
+    async def _join(self) -> None:
+        found = await asyncio.to_thread(pythons)
+        while not self._is_draining:
+            try:
+                reply = await self._transport.request(
+                    "POST", "/v1/workers", _encode(self._presentation(found)), _JSON
+                )
+                if reply.status < 300:
+                    await self._begin(_joined(reply.body))
+                    return
+                self._check_refused(refusal(reply))
+            except (errors.ServerUnreachable, errors.RequestError, msgspec.DecodeError) as error:
+                log.warning("cannot join: %s", error)
+            await self._rest()
+
+    def _presentation(self, found: dict[str, Path]) -> Join:
+        path = self._data / "identity"
+        known = path.read_text().strip() if path.exists() else None
+        return Join(
+            name=self._settings.name,
+            protocol=(PROTOCOL, PROTOCOL),
+            slots=self._settings.slots,
+            worker=known or None,
+            pythons=sorted(found),
+            platform=platform.platform(),
+            version=self._version,
+        )
+
+    async def _begin(self, joined: Joined) -> None:
+        (self._data / "identity").write_text(joined.worker)
+        self._session = joined.session
+        self._lease_seconds = joined.lease_seconds
+        self._number = self._seen = 0
+        self._list_held_at = 0.0
+        self._told = {}
+        self._pause = FIRST_PAUSE
+        log.info("joined as %s with %d slots", joined.worker, self._settings.slots)
+
+    def _check_refused(self, error: errors.RequestError) -> None:
+        if error.status in (401, 403, 426):
+            self._refusal = Refused(f"the server refuses this worker: {error}")
+            raise self._refusal
+
+    async def _rest(self) -> None:
+        """Wait before trying again, longer each time, not all workers at once."""
+        await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+    # ---- exchanging
+
+    async def _work(self) -> None:
+        while not self._is_done():
+            self._wake.clear()
+            if self._refusal is not None:
+                raise self._refusal
+            if self._reporting is None or self._reporting.done():
+                if self._has_news():
+                    self._reporting = asyncio.ensure_future(self._exchange(is_report=True))
+                elif self._parked is None or self._parked.done():
+                    self._parked = asyncio.ensure_future(self._exchange(is_report=False))
+            await self._wake.wait()
+
+    def _is_done(self) -> bool:
+        return self._is_draining and not self._attempts and not self._spool.pending
+
+    def _has_news(self) -> bool:
+        return len(self._spool.pending) > len(self._in_flight) or self._environment_news() != []
+
+    def _environment_news(self) -> list[EnvironmentState]:
+        states = self._environments.states()
+        return [
+            EnvironmentState(digest, state)
+            for digest, state in states.items()
+            if self._told.get(digest) != state
+        ]
+
+    async def _exchange(self, *, is_report: bool) -> None:
+        try:
+            await self._exchange_once(is_report=is_report)
+            self._pause = FIRST_PAUSE
+        except asyncio.CancelledError:
+            raise
+        except Refused:
+            pass
+        except (errors.ServerUnreachable, errors.RequestError, msgspec.DecodeError) as error:
+            self._list_held_at = 0.0  # tell all that is held next time: a reply may be lost
+            if not isinstance(error, errors.SessionOver):
+                log.warning("exchange failed: %s", error)
+            await self._rest()
+        finally:
+            self._wake.set()
+
+    async def _exchange_once(self, *, is_report: bool) -> None:
+        asked = self._next_exchange(is_report=is_report)
+        sending = {report.lease for report in asked.reports}
+        self._in_flight |= sending
+        try:
+            reply = await self._transport.request(
+                "POST",
+                f"/v1/workers/{self._session}/exchange",
+                _encode(asked),
+                _JSON,
+                timeout=asked.wait + 30.0,
+            )
+        finally:
+            self._in_flight -= sending
+        if reply.status >= 300:
+            error = refusal(reply)
+            self._check_refused(error)
+            if isinstance(error, errors.SessionOver) and asked.session == self._session:
+                await self._join()
+                return
+            raise error
+        if asked.session == self._session:
+            self._take(asked, _exchanged(reply.body))
+
+    def _next_exchange(self, *, is_report: bool) -> Exchange:
+        now = time.monotonic()
+        held = None
+        if now >= self._list_held_at:
+            held = [attempt.held() for attempt in self._attempts.values()]
+            self._list_held_at = now + self._lease_seconds / 3
+        self._number += 1
+        news = self._environment_news()
+        self._told.update({each.digest: each.state for each in news})
+        reports = [
+            report for lease, report in self._spool.pending.items() if lease not in self._in_flight
+        ]
+        return Exchange(
+            session=self._session,
+            number=self._number,
+            seen=self._seen,
+            want=self._want(),
+            wait=0.0 if is_report else self._lease_seconds / 3 * random.uniform(PARK_SHARE, 1.0),
+            draining=self._is_draining,
+            reports=reports[:REPORTS_AT_ONCE],
+            held=held,
+            environments=news,
+        )
+
+    def _want(self) -> int:
+        if self._is_draining:
+            return 0
+        free = self._settings.slots - self._slots.stuck()
+        return max(free * AHEAD - len(self._attempts), 0)
+
+    def _take(self, asked: Exchange, told: Exchanged) -> None:
+        self._seen = max(self._seen, told.number)
+        if told.decisions:
+            self._spool.acknowledge(decision.lease for decision in told.decisions)
+        for stop in told.stop:
+            self._stop(stop.lease)
+        if told.give_back:
+            self._return(told.give_back)
+        if told.drain and not self._is_draining:
+            self.drain()
+        if told.tasks:
+            self._accept(told.tasks)
+
+    def _stop(self, lease: str) -> None:
+        if self._attempts.pop(lease, None) is not None:
+            preparing = self._preparing.pop(lease, None)
+            if preparing is not None:
+                preparing.cancel()
+            self._slots.cancel(lease)
+
+    def _return(self, leases: Sequence[str]) -> None:
+        self._report([released(attempt) for attempt in self._slots.take_unstarted(leases)])
+
+    # ---- preparing and running
+
+    def _accept(self, assignments: Sequence[Assignment]) -> None:
+        runnable: list[tuple[Attempt, Environment]] = []
+        for assignment in assignments:
+            lease = assignment.lease
+            if lease in self._attempts or lease in self._spool.pending:
+                continue  # the same tasks again: a reply was thought lost
+            attempt = self._attempts[lease] = Attempt(assignment)
+            environment = self._preparation.at_once(attempt)
+            if self._is_draining:
+                self._report([released(attempt)])
+            elif environment is not None:
+                runnable.append((attempt, environment))
+            else:
+                self._preparing[lease] = asyncio.ensure_future(self._prepare(attempt))
+        self._run(runnable)
+
+    def _run(self, runnable: list[tuple[Attempt, Environment]]) -> None:
+        try:
+            self._slots.run(runnable)
+        except OSError as error:
+            log.error("cannot start a runner: %s", error)
+            self._report([released(attempt, unfit=True) for attempt, _ in runnable])
+
+    async def _prepare(self, attempt: Attempt) -> None:
+        try:
+            prepared = await self._preparation.prepare(attempt)
+            if isinstance(prepared, Report):
+                self._report([prepared])
+            else:
+                self._run([(attempt, prepared)])
+        finally:
+            self._preparing.pop(attempt.lease, None)
+            self._wake.set()
+
+    # ---- reporting
+
+    def _on_outcomes(self, ended: list[tuple[Attempt, Outcome]]) -> None:
+        reports = []
+        for attempt, outcome in ended:
+            report, uploads = report_of(attempt, outcome)
+            if uploads:
+                self._start(self._upload(attempt, report, uploads))
+            else:
+                reports.append(report)
+        self._report(reports)
+
+    async def _upload(
+        self, attempt: Attempt, report: Report, uploads: list[tuple[str, bytes]]
+    ) -> None:
+        try:
+            for name, data in uploads:
+                await self._resources.upload(name, data)
+        except errors.RequestError as error:
+            report = failed(attempt, "too_big", f"the answer could not be stored: {error}")
+        self._report([report])
+
+    def _start(self, work: Coroutine[object, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _report(self, reports: Sequence[Report]) -> None:
+        if not reports:
+            return
+        for report in reports:
+            self._attempts.pop(report.lease, None)
+        self._spool.add(reports)
+        self._wake.set()

@@ -1,0 +1,1193 @@
+"""The process that runs users' functions: it reads a call, runs it and writes one answer.
+
+Started by path, `PYTHON -I -S child.py FRAMES STARTS PARENT`, in the interpreter of an environment:
+so it is one file, imports the standard library alone, and speaks Python 3.9.
+
+FRAMES is a socket for frames: lengths of header and payload, a JSON header, the payload. STARTS is
+a socket with four bytes for each call that may start. The agent reads those of calls it wants back,
+so what it takes is exactly what has not started, even while a function never lets go of the GIL.
+
+The parts, in order: frames, start, which callable, arguments, answers, failures, what is put back
+between calls, and the loop.
+"""
+
+# pathlib and contextlib would have to be imported at every start.
+# ruff: noqa: PTH103, PTH108, PTH109, PTH118, PTH123, PTH208, SIM105
+
+from __future__ import annotations
+
+import _locale
+import _signal  # type: ignore[import-not-found]
+import builtins
+import faulthandler
+import json
+import os
+import struct
+import sys
+import time
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, NoReturn
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+# Users' functions replace attributes of modules; what the loop needs is bound here.
+_getpid, _fstat, _stat, _read, _write = os.getpid, os.fstat, os.stat, os.read, os.write
+_perf_counter, _process_time = time.perf_counter, time.process_time
+
+HEAD = struct.Struct("!IQ")
+START = struct.Struct("<I")
+READ_BYTES = 1 << 16
+PICKLE_PROTOCOL = 5
+MAX_DEPTH = 128  # of JSON, as the server accepts it
+MAX_SIDES = 32  # a value with more parts that are not JSON is pickled as a whole
+MAX_REPR = 1_000
+MAX_MESSAGE = 10_000
+MAX_TRACEBACK = 100_000
+MAX_EXCEPTION_PICKLE = 64 * 1024
+MAX_FUNCTIONS = 256  # kept ready to call
+
+
+OUR_FILE = (lambda: None).__code__.co_filename  # also where this file runs as byte code
+
+
+class Failure(Exception):
+    """A call that has no answer, for a reason that `error.kind` of the wire names."""
+
+    def __init__(self, kind: str, message: str, cause: BaseException | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.cause = cause
+
+
+# --- frames ---------------------------------------------------------------------------------
+
+
+_encode = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, separators=(",", ":")
+).encode
+_decode = json.JSONDecoder().decode
+
+
+class Frame(NamedTuple):
+    """What the agent sent: a header and the bytes it speaks of."""
+
+    header: dict[str, Any]
+    payload: bytes
+
+
+class Link:
+    """The two sockets to the agent. Only the process that made it ever writes."""
+
+    def __init__(self, frames: int, starts: int) -> None:
+        self.frames = frames
+        self.starts = starts
+        self.pid = _getpid()
+        self._buffer = b""
+        self._at = 0
+        self._kept: list[Frame] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._close)
+
+    def _close(self) -> None:
+        close(self.frames)
+        close(self.starts)
+
+    def wait_for_start(self) -> int | None:
+        """The call that may start now, by the low bits of its nonce; None when the agent left."""
+        data = _read(self.starts, START.size)
+        return START.unpack(data)[0] if len(data) == START.size else None
+
+    def call(self, start: int) -> Frame:
+        """The frame of that call; those before it were taken back."""
+        while True:
+            frame = self._kept.pop(0) if self._kept else self.next_frame()
+            if frame.header["nonce"] & 0xFFFFFFFF == start:
+                return frame
+
+    def wait_for_go_on(self) -> None:
+        """Wait until the agent has ended what the last call left running."""
+        while True:
+            frame = self.next_frame()
+            if "go_on" in frame.header:
+                return
+            self._kept.append(frame)
+
+    def next_frame(self) -> Frame:
+        """The next frame as sent. Raises EOFError when the agent left."""
+        header_size, payload_size = HEAD.unpack(self._take(HEAD.size))
+        header = _decode(self._take(header_size).decode())
+        return Frame(header, self._take(payload_size) if payload_size else b"")
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._buffer):
+            self._fill(size)
+            end = size
+        taken = self._buffer[self._at : end]
+        self._at = end
+        return taken
+
+    def _fill(self, size: int) -> None:
+        parts = [self._buffer[self._at :]]
+        missing = size - len(parts[0])
+        while missing > 0:
+            data = _read(self.frames, max(READ_BYTES, min(missing, 1 << 20)))
+            if not data:
+                raise EOFError
+            parts.append(data)
+            missing -= len(data)
+        self._buffer = b"".join(parts)
+        self._at = 0
+
+    def send(self, header: bytes, parts: list[bytes]) -> None:
+        """Write one frame; a forked child that came here ends instead."""
+        if _getpid() != self.pid:
+            os._exit(0)
+        size = sum(map(len, parts))
+        data = HEAD.pack(len(header), size) + header
+        if size <= READ_BYTES:
+            self._write(b"".join((data, *parts)))
+            return
+        self._write(data)
+        for part in parts:
+            self._write(part)
+
+    def _write(self, data: bytes) -> None:
+        written = _write(self.frames, data)
+        while written < len(data):
+            data = memoryview(data)[written:]  # type: ignore[assignment]
+            written = _write(self.frames, data)
+
+
+def close(number: int) -> None:
+    """Close a descriptor, should it be open."""
+    try:
+        os.close(number)
+    except OSError:
+        pass
+
+
+# --- start ----------------------------------------------------------------------------------
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+SIGKILL = 9
+
+
+def flush_nothing(stream: None) -> None:
+    """Stand in for the C library's `fflush` where it cannot be had."""
+
+
+def die_with(parent: int) -> Callable[[None], object]:
+    """End when the agent ends, adopt what functions leave behind; gives C's `fflush`."""
+    if not sys.platform.startswith("linux"):
+        return flush_nothing
+    try:
+        import ctypes
+
+        libc = ctypes.PyDLL(None)
+        libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    except (ImportError, OSError, AttributeError):
+        return flush_nothing
+    if parent and os.getppid() != parent:  # it ended before the first line above
+        os._exit(1)
+    return libc.fflush
+
+
+def private(number: int) -> int:
+    """Move an inherited descriptor where functions that close the low ones do not reach it."""
+    try:
+        import fcntl
+
+        moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 200)
+    except (ImportError, OSError):
+        os.set_inheritable(number, False)
+        return number
+    os.close(number)
+    return moved
+
+
+def enter_sandbox(setup: dict[str, Any]) -> None:
+    """Give up what functions must not have. The layers stand here, before any foreign import."""
+
+
+def hide_main() -> types.ModuleType:
+    """Put an empty `__main__` in place of this file; gives this file's, to be kept alive.
+
+    Pickles then never find our names, and `multiprocessing` does not start this file again.
+    """
+    ours = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    return ours
+
+
+# --- which callable -------------------------------------------------------------------------
+
+
+class Callee(NamedTuple):
+    """A callable that is ready, and `{"module", "rule"}` as JSON."""
+
+    function: Callable[..., object]
+    resolved: str
+
+
+def resolve(function: str, module: str | None, package: str | None) -> Callee:
+    """Find a callable by name. Raises Failure: import, not_found."""
+    named, _, qualname = function.rpartition(":")
+    parts = qualname.split(".")
+    where = named or module or ""
+    check_names(parts + (where.split(".") if where else []))
+    if where:
+        return walk(where, parts, "module")
+    if package:
+        return walk(import_name(package), parts, "package")
+    if hasattr(builtins, parts[0]):
+        return walk("builtins", parts, "builtin")
+    where = standard_module(parts)
+    return walk(where, parts[where.count(".") + 1 :], "stdlib")
+
+
+def check_names(parts: list[str]) -> None:
+    for part in parts:
+        if not part.isidentifier():
+            raise Failure("not_found", f"{shown(part)} is not a name in Python")
+
+
+def import_module(name: str) -> types.ModuleType:
+    """Import by dotted name; whatever the import raises becomes a Failure."""
+    try:
+        __import__(name)  # leaves no frames of importlib in the traceback
+        return sys.modules[name]
+    except BaseException as error:
+        raise Failure("import", f"import of {name} failed", error) from error
+
+
+def walk(where: str, parts: list[str], rule: str) -> Callee:
+    """Follow the dots: attributes, else submodules."""
+    found: object = import_module(where)
+    path = where
+    for part in parts:
+        found = step(found, path, part)
+        path = f"{path}.{part}"
+    if not callable(found):
+        raise Failure("not_found", f"{path} is a {type_name(type(found))}, not a function")
+    module = getattr(found, "__module__", None)
+    module = module if isinstance(module, str) and rule == "builtin" else where
+    return Callee(found, json.dumps({"module": module, "rule": rule}))
+
+
+def step(owner: object, path: str, part: str) -> object:
+    try:
+        return getattr(owner, part)
+    except AttributeError:
+        if not isinstance(owner, types.ModuleType):
+            raise Failure("not_found", missing(owner, path, part)) from None
+    except BaseException as error:  # a lazy module that imports on access
+        raise Failure("import", f"access to {path}.{part} failed", error) from error
+    name = f"{path}.{part}"
+    try:
+        __import__(name)
+        return sys.modules[name]
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            raise Failure("not_found", missing(owner, path, part)) from None
+        raise Failure("import", f"import of {name} failed", error) from error
+    except BaseException as error:
+        raise Failure("import", f"import of {name} failed", error) from error
+
+
+def missing(owner: object, path: str, part: str) -> str:
+    """Say that a name is not there, and which ones are like it."""
+    import difflib
+
+    near = difflib.get_close_matches(part, [name for name in dir(owner) if name[:1] != "_"])
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{path} has no {shown(part)}{hint}"
+
+
+def standard_module(parts: list[str]) -> str:
+    """The longest importable standard-library module that the name begins with."""
+    known = getattr(sys, "stdlib_module_names", None)  # Python 3.9: whatever can be imported
+    if len(parts) > 1 and (known is None or parts[0] in known):
+        for length in range(len(parts) - 1, 0, -1):
+            name = ".".join(parts[:length])
+            try:
+                __import__(name)
+                return name
+            except ModuleNotFoundError:
+                continue
+            except BaseException as error:
+                raise Failure("import", f"import of {name} failed", error) from error
+    hint = missing(builtins, "Python itself", parts[0])
+    raise Failure("not_found", f"{hint}. Name the package or the module of {'.'.join(parts)!r}")
+
+
+def import_name(package: str) -> str:
+    """The module that an installed distribution is imported by, from its metadata."""
+    wanted = normalised(package)
+    folder = distribution(wanted)
+    if folder is None:
+        raise Failure("not_found", f"package {shown(package)} is not installed here")
+    node: dict[str, Any] | None = importable(folder)
+    path: list[str] = []
+    while node is not None and "__init__" not in node:
+        name = choose(node, path, wanted, package)
+        path.append(name)
+        node = node[name]
+    return ".".join(path)
+
+
+def normalised(name: str) -> str:
+    """The name of a distribution as all its spellings share it, without extras and versions."""
+    import re
+
+    found = re.match(r"[\s]*([A-Za-z0-9][A-Za-z0-9._-]*)", name)
+    return re.sub(r"[-_.]+", "-", found.group(1)).lower() if found else ""
+
+
+def distribution(wanted: str) -> str | None:
+    """The `.dist-info` folder of a distribution; None where it is not installed."""
+    for entry in sys.path:
+        try:
+            names = os.listdir(entry)
+        except OSError:
+            continue
+        for name in names:
+            if not name.endswith(".dist-info"):
+                continue
+            if normalised(name[: -len(".dist-info")].rpartition("-")[0]) == wanted:
+                return os.path.join(entry, name)
+    return None
+
+
+def lines_of(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().split("\n")
+    except OSError:
+        return []
+
+
+def importable(folder: str) -> dict[str, Any]:
+    """What a distribution installed, as a tree, its top as `top_level.txt` says if there is one."""
+    tree = code_tree(lines_of(os.path.join(folder, "RECORD")))
+    tops = [name.strip() for name in lines_of(os.path.join(folder, "top_level.txt"))]
+    named = {name: tree.get(name) for name in tops if name in tree or (name and not tree)}
+    return named or tree
+
+
+def code_tree(record: list[str]) -> dict[str, Any]:
+    """Modules by name; a folder is a dict, in which `__init__` tells a package from a namespace."""
+    tree: dict[str, Any] = {}
+    for line in record:
+        *folders, file = line.split(",")[0].strip('"').split("/")
+        name, _, suffix = file.partition(".")
+        code = suffix.rpartition(".")[2] in ("py", "so", "pyd")
+        if not code or not all(part.isidentifier() for part in (*folders, name)):
+            continue
+        node: dict[str, Any] | None = tree
+        for part in folders:
+            node = node.setdefault(part, {}) if node is not None else None
+        if node is not None:
+            node.setdefault(name, None)
+    return tree
+
+
+def choose(node: dict[str, Any], path: list[str], wanted: str, package: str) -> str:
+    """The one public child; of several the one named like the distribution."""
+    names = sorted(name for name in node if not name.startswith("_"))
+    if len(names) == 1:
+        return names[0]
+    same = [
+        name for name in names if wanted in (normalised(name), normalised(".".join((*path, name))))
+    ]
+    if len(same) == 1:
+        return same[0]
+    if not names:
+        raise Failure("not_found", f"package {shown(package)} holds no public module")
+    listed = ", ".join(".".join((*path, name)) for name in names[:20])
+    raise Failure(
+        "not_found", f"package {shown(package)} holds several modules: {listed}; name one"
+    )
+
+
+def unpickled_function(data: bytes) -> Callee:
+    import pickle
+
+    try:
+        function = pickle.loads(data)
+    except BaseException as error:
+        raise Failure("import", "the function could not be unpickled", error) from error
+    if not callable(function):
+        raise Failure("not_found", f"the pickle holds a {type_name(type(function))}, no function")
+    module = getattr(function, "__module__", None)
+    module = module if isinstance(module, str) else None
+    return Callee(function, json.dumps({"module": module, "rule": "pickle"}))
+
+
+# --- arguments ------------------------------------------------------------------------------
+
+
+def arguments(
+    encoding: str, payload: bytes, blobs: dict[str, str]
+) -> tuple[list[Any], dict[str, Any]]:
+    """What to call with. Raises Failure: import, not_found, exception."""
+    try:
+        args, kwargs = read_arguments(encoding, payload, blobs)
+        return list(args), dict(kwargs)
+    except Failure:
+        raise
+    except BaseException as error:
+        kind = "import" if isinstance(error, (ImportError, AttributeError)) else "exception"
+        raise Failure(kind, "the arguments could not be read", error) from error
+
+
+def read_arguments(encoding: str, payload: bytes, blobs: dict[str, str]) -> Any:
+    if encoding == "pickle":
+        import pickle
+
+        return pickle.loads(payload)
+    call = _decode(payload.decode())
+    if b'"$blob"' in payload or b'"$bytes"' in payload:
+        return filled(call, blobs)
+    return call
+
+
+def filled(value: Any, blobs: dict[str, str]) -> Any:
+    """Put stored blobs and bytes in the places that stand for them."""
+    if type(value) is list:
+        return [filled(item, blobs) for item in value]
+    if type(value) is not dict:
+        return value
+    if value.keys() == {"$bytes"} and isinstance(value["$bytes"], str):
+        import base64
+
+        return base64.b64decode(value["$bytes"], validate=True)
+    if "$blob" in value and value.keys() <= {"$blob", "as"}:
+        return blob(value["$blob"], value.get("as", "bytes"), blobs)
+    return {key: filled(item, blobs) for key, item in value.items()}
+
+
+def blob(digest: str, form: str, blobs: dict[str, str]) -> object:
+    path = blobs.get(digest)
+    if path is None:
+        raise Failure("not_found", f"blob {shown(digest)} is not here")
+    if form == "path":
+        return path
+    with open(path, "rb") as file:
+        if form == "bytes":
+            return file.read()
+        if form == "json":
+            return _decode(file.read().decode())
+        if form == "pickle":
+            import pickle
+
+            return pickle.load(file)
+    raise Failure("exception", f"a blob cannot be read as {shown(form)}")
+
+
+# --- answers --------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    """An encoded value, and the pickles of its parts that are not JSON, by digest."""
+
+    encoding: str
+    data: bytes
+    sides: list[tuple[str, bytes]]
+
+
+SCALARS = frozenset((type(None), bool, int, float, str))
+TEXT = frozenset((str,))
+
+
+def encoded(value: object, how: str, limit: int) -> Answer:
+    """Encode an answer. Raises Failure: not_serialisable, too_big."""
+    if isinstance(value, (str, bytes, bytearray)) and len(value) > limit:
+        raise too_big(len(value), limit)  # before it is copied
+    data = None if how == "pickle" else exact_json(value)
+    if data is not None:
+        answer = Answer("json", data, [])
+    elif how == "json":
+        answer = plain_json(value, limit)
+    else:
+        answer = Answer("pickle", pickled(value), [])
+    if len(answer.data) > limit:
+        raise too_big(len(answer.data), limit)
+    return answer
+
+
+def too_big(size: int, limit: int) -> Failure:
+    return Failure("too_big", f"the answer takes {size:,} bytes, more than the limit of {limit:,}")
+
+
+def exact_json(value: object) -> bytes | None:
+    """JSON of a value made of nothing else but JSON's own types; None for any other."""
+    if value is None:
+        return b"null"
+    try:
+        return _encode(value).encode() if is_exact(value, MAX_DEPTH) else None
+    except Exception:  # NaN, a lone surrogate, 4,300 digits, changed by a thread meanwhile
+        return None
+
+
+def is_exact(value: Any, depth: int) -> bool:
+    kind = type(value)
+    if kind in SCALARS:
+        return True
+    if depth == 0:
+        return False
+    if kind is dict:
+        if not set(map(type, value)) <= TEXT:
+            return False
+        value = value.values()
+    elif kind is not list:
+        return False
+    return set(map(type, value)) <= SCALARS or all(is_exact(item, depth - 1) for item in value)
+
+
+def pickled(value: object) -> bytes:
+    """Pickle by the standard library, else by cloudpickle where the environment has it."""
+    import pickle
+
+    try:
+        return pickle.dumps(value, PICKLE_PROTOCOL)
+    except BaseException as error:
+        data = cloudpickled(value)
+        if data is not None:
+            return data
+        name = type_name(type(value))
+        message = f"the answer, a {name}, does not pickle: {message_of(error)}"
+        raise Failure("not_serialisable", message, error) from error
+
+
+def cloudpickled(value: object) -> bytes | None:
+    try:
+        cloudpickle = __import__("cloudpickle")  # not of the standard library: where there is one
+        data = cloudpickle.dumps(value, PICKLE_PROTOCOL)
+        return data if isinstance(data, bytes) else None
+    except BaseException:
+        return None
+
+
+class NotPlain(Exception):
+    """The value as a whole must travel as a pickle."""
+
+
+class Items(list):  # type: ignore[type-arg]
+    """What becomes an array."""
+
+
+class Pairs(list):  # type: ignore[type-arg]
+    """What becomes an object: names and values."""
+
+
+NOTHING = object()
+
+
+def plain_json(value: object, limit: int) -> Answer:
+    """JSON by the rules of the wire. Raises Failure: not_serialisable, too_big."""
+    walk = Plain(limit)
+    try:
+        made = walk.plain(value, MAX_DEPTH)
+    except (NotPlain, RecursionError):
+        walk = Plain(limit)
+        made = walk.side(value)
+    return Answer("json", _encode(made).encode(), list(walk.sides.items()))
+
+
+class Plain:
+    """One walk through a value, which puts it into JSON's own types."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.sides: dict[str, bytes] = {}
+        self.side_bytes = 0
+        self.around: set[int] = set()
+
+    def plain(self, value: Any, depth: int) -> Any:
+        """The value in JSON's own types, at most `depth` deep."""
+        if type(value) in SCALARS:
+            return value if exact_json(value) is not None else self.odd_scalar(value)
+        if id(value) in self.around:
+            raise Failure("not_serialisable", "the answer contains itself")
+        if depth == 0:
+            raise NotPlain
+        self.around.add(id(value))
+        made = self.unfolded(value, depth)
+        self.around.discard(id(value))
+        return made
+
+    def odd_scalar(self, value: Any) -> Any:
+        if type(value) is float:
+            return {"$float": "nan" if value != value else "inf" if value > 0 else "-inf"}
+        return self.side(value)
+
+    def unfolded(self, value: Any, depth: int) -> Any:
+        try:
+            simpler = simplified(value)
+        except Exception:  # a method of its own that fails: what remains is to pickle it
+            simpler = NOTHING
+        if simpler is NOTHING:
+            return self.side(value)
+        if type(simpler) is Pairs:
+            return {name: self.plain(item, depth - 1) for name, item in simpler}
+        if type(simpler) is not Items:
+            return self.plain(simpler, depth)
+        if set(map(type, simpler)) <= SCALARS and exact_json(list(simpler)) is not None:
+            return list(simpler)  # long arrays, at the speed of C
+        return [self.plain(item, depth - 1) for item in simpler]
+
+    def side(self, value: object) -> dict[str, str]:
+        """Keep the pickle of a part beside the answer, and say in its place what it is."""
+        import hashlib
+
+        data = pickled(value)
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        self.sides[digest] = data
+        self.side_bytes += len(data)
+        if self.side_bytes > self.limit:
+            raise too_big(self.side_bytes, self.limit)
+        if len(self.sides) > MAX_SIDES:
+            raise NotPlain
+        return {"$type": type_name(type(value)), "$repr": repr_of(value), "$blob": digest}
+
+
+def simplified(value: Any) -> Any:
+    """Items, Pairs, or a value one step nearer to JSON; NOTHING where there is none."""
+    for applies, convert in CONVERSIONS:
+        if applies(value):
+            return convert(value)
+    return NOTHING
+
+
+def is_a(value: object, module: str, *names: str) -> bool:
+    """Whether it is of a class of a module that is loaded: none is imported to find out."""
+    home = sys.modules.get(module)
+    kinds = tuple(filter(None, (getattr(home, name, None) for name in names)))
+    return isinstance(value, kinds)
+
+
+def is_namedtuple(value: object) -> bool:
+    return isinstance(value, tuple) and isinstance(getattr(type(value), "_fields", None), tuple)
+
+
+def is_dataclass(value: object) -> bool:
+    return hasattr(type(value), "__dataclass_fields__")
+
+
+def is_moment(value: object) -> bool:
+    return is_a(value, "datetime", "date", "time")  # a datetime is a date
+
+
+def is_mapping(value: object) -> bool:
+    return isinstance(value, dict) or is_a(value, "collections.abc", "Mapping")
+
+
+def is_text(value: object) -> bool:
+    return any(
+        is_a(value, module, name)
+        for module, name in (("decimal", "Decimal"), ("uuid", "UUID"), ("pathlib", "PurePath"))
+    )
+
+
+def has(method: str) -> Callable[[Any], bool]:
+    """Whether its class has that method; asking the value itself would wake dynamic attributes."""
+    return lambda value: not isinstance(value, type) and hasattr(type(value), method)
+
+
+def bytes_of(value: Any) -> dict[str, str]:
+    import base64
+
+    return {"$bytes": base64.b64encode(value).decode()}
+
+
+def scalar_of(value: Any) -> Any:
+    """A subclass of a scalar as the scalar, whatever its own methods say."""
+    if isinstance(value, int):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, float) else str.__str__(value)
+
+
+def fields_of(value: Any) -> Pairs:
+    import dataclasses
+
+    return Pairs((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+
+
+def pairs_of(items: Iterable[tuple[object, Any]]) -> Pairs:
+    """Names and values. Raises ValueError when two keys have one spelling: none may be lost."""
+    pairs = Pairs((key_text(key), item) for key, item in items)
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise ValueError
+    return pairs
+
+
+def key_text(key: object) -> str:
+    """How a key of a mapping is spelled in JSON. Raises ValueError where it cannot be."""
+    if isinstance(key, str):
+        text = str.__str__(key)
+    elif key is None or type(key) in (bool, int, float):
+        text = json.dumps(key)
+    else:
+        text = key.isoformat() if is_moment(key) else str(key)  # type: ignore[attr-defined]
+    text.encode()
+    return text
+
+
+CONVERSIONS: list[tuple[Callable[[Any], bool], Callable[[Any], Any]]] = [
+    (lambda value: isinstance(value, (int, float, str)), scalar_of),
+    (lambda value: isinstance(value, (bytes, bytearray, memoryview)), bytes_of),
+    (is_namedtuple, lambda value: pairs_of(zip(value._fields, value))),
+    (lambda value: isinstance(value, (list, tuple, set, frozenset)), Items),
+    (is_dataclass, fields_of),
+    (is_mapping, lambda value: pairs_of(value.items())),
+    (is_moment, lambda value: value.isoformat()),
+    (has("tolist"), lambda value: value.tolist()),
+    (has("to_dict"), lambda value: value.to_dict()),
+    (is_text, str),
+]
+
+
+# --- failures -------------------------------------------------------------------------------
+
+
+def clean(text: str) -> str:
+    """Text that every UTF-8 decoder takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def cut(text: str, most: int) -> str:
+    """The head and the tail of a text, with a note of what is missing between."""
+    if len(text) > most:
+        left = len(text) - most
+        text = f"{text[: most // 5]}\n[... {left:,} characters ...]\n{text[-most * 4 // 5 :]}"
+    return clean(text)
+
+
+def shown(name: object) -> str:
+    return repr_of(name)[:100]
+
+
+def repr_of(value: object) -> str:
+    try:
+        return clean(repr(value)[:MAX_REPR])
+    except BaseException as error:
+        return f"<{type_name(type(value))} whose repr raises {type_name(type(error))}>"
+
+
+def type_name(kind: type) -> str:
+    """`module.Class`, or `Class` for a builtin."""
+    try:
+        module, name = kind.__module__, kind.__qualname__
+        whole = name if module == "builtins" else f"{module}.{name}"
+        return clean(str(whole)[:MAX_REPR])
+    except BaseException:
+        return "?"
+
+
+def message_of(error: BaseException) -> str:
+    try:
+        return cut(str(error), MAX_MESSAGE)
+    except BaseException as other:
+        return f"<its text cannot be had: str() raises {type_name(type(other))}>"
+
+
+def traceback_of(error: BaseException) -> str:
+    """The traceback as Python prints it, without the frames of this file."""
+    try:
+        import traceback
+
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename == OUR_FILE:
+            trace = trace.tb_next
+        whole = traceback.TracebackException(type(error), error, trace)
+        return cut("".join(whole.format()), MAX_TRACEBACK)
+    except BaseException:  # MemoryError, a recursion of causes, evil methods
+        return ""
+
+
+def exception_pickle(error: BaseException) -> str | None:
+    """The exception itself, for callers in Python; None where it does not pickle."""
+    import base64
+
+    try:
+        data = pickled(error)
+    except BaseException:
+        return None
+    return base64.b64encode(data).decode() if len(data) <= MAX_EXCEPTION_PICKLE else None
+
+
+def failure_of(error: BaseException, result_encoding: str) -> bytes:
+    """`error` of the wire as JSON, whatever the exception does to hinder it."""
+    try:
+        made = described(error, result_encoding)
+    except BaseException as other:
+        name = type_name(type(other))
+        made = {"kind": "exception", "type": type_name(type(error)), "message": f"({name})"}
+    return json.dumps(made).encode()
+
+
+def described(error: BaseException, result_encoding: str) -> dict[str, Any]:
+    if not isinstance(error, Failure):
+        made: dict[str, Any] = {"kind": "exception", **told(error, message_of(error))}
+        travels = None if result_encoding == "json" else exception_pickle(error)
+        return made if travels is None else {**made, "pickle": travels}
+    if error.cause is None:
+        kind = {"not_found": "LookupError"}.get(error.kind, "ValueError")
+        return {"kind": error.kind, "type": kind, "message": cut(error.message, MAX_MESSAGE)}
+    if error.kind == "not_serialisable":
+        return {"kind": error.kind, **told(error.cause, cut(error.message, MAX_MESSAGE))}
+    text = f"{error.message}: {message_of(error.cause)}"
+    return {"kind": error.kind, **told(error.cause, cut(text, MAX_MESSAGE))}
+
+
+def told(error: BaseException, message: str) -> dict[str, Any]:
+    return {"type": type_name(type(error)), "message": message, "traceback": traceback_of(error)}
+
+
+# --- what is put back between calls ---------------------------------------------------------
+
+SIGNALS = [
+    getattr(_signal, name)
+    for name in (
+        *("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGPIPE"),
+        *("SIGALRM", "SIGCHLD", "SIGUSR1", "SIGUSR2"),
+    )
+    if hasattr(_signal, name)
+]
+
+
+class Surroundings:
+    """The process as a function finds it: what one call changes, the next does not see."""
+
+    def __init__(self, flush_c: Callable[[None], object]) -> None:
+        self.folder = os.getcwd()
+        self.flush_c = flush_c
+        self.log = private(os.dup(1))
+        self.null = private(os.open(os.devnull, os.O_RDONLY))
+        self.environ = os.environ
+        self.variables = dict(os.environ)
+        self.raw_variables = dict(self._raw())
+        self.signals = [(number, _signal.getsignal(number)) for number in SIGNALS]
+        self.locale = _locale.setlocale(_locale.LC_ALL, None)
+        self.main: types.ModuleType | None = None
+        self.streams: list[Any] = []
+        self.descriptors: list[tuple[int, int, tuple[int, int]]] = []
+        for number, source in ((0, self.null), (1, self.log), (2, self.log)):
+            os.dup2(source, number)
+            self.descriptors.append((number, source, identity(number)))
+        self._open_streams()
+        self._empty_folder()
+        faulthandler.enable(self.log)  # where it crashed stands in the log
+
+    def _raw(self) -> Any:
+        return getattr(os.environ, "_data", os.environ)
+
+    def log_size(self) -> int:
+        """The length of the log by now."""
+        return _fstat(self.log).st_size
+
+    def flush(self) -> None:
+        """Bring to the log what was printed, wherever it still waits."""
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not self.streams[1] and stream is not self.streams[2]:  # ours keep nothing
+                try:
+                    stream.flush()
+                except BaseException:  # a function may have left anything there
+                    pass
+        self.flush_c(None)
+
+    def put_back(self) -> None:
+        """Undo what the last call changed; about 5 us when it changed nothing."""
+        self._put_back_streams()
+        self._put_back_folder()
+        if os.environ is not self.environ or self._raw() != self.raw_variables:
+            self._put_back_variables()
+        for number, handler in self.signals:
+            if _signal.getsignal(number) is not handler:
+                _signal.signal(number, handler)
+        if _signal.getitimer(_signal.ITIMER_REAL)[0]:
+            _signal.setitimer(_signal.ITIMER_REAL, 0)
+        if _locale.setlocale(_locale.LC_ALL, None) != self.locale:
+            _locale.setlocale(_locale.LC_ALL, self.locale)
+
+    def _put_back_streams(self) -> None:
+        for number, source, wanted in self.descriptors:
+            if identity(number) != wanted:
+                os.dup2(source, number)
+        stdin, stdout, stderr = self.streams
+        are_ours = sys.stdin is stdin and sys.stdout is stdout and sys.stderr is stderr
+        if not are_ours or stdin.closed or stdout.closed or stderr.closed:
+            self._open_streams()
+
+    def _open_streams(self) -> None:
+        self.streams = [open_stream(number) for number in range(3)]
+        sys.stdin, sys.stdout, sys.stderr = self.streams
+        sys.__stdin__, sys.__stdout__, sys.__stderr__ = self.streams  # type: ignore[misc]
+
+    def _put_back_folder(self) -> None:
+        try:
+            here = _stat(".")
+        except OSError:
+            here = None
+        if here is None or (here.st_dev, here.st_ino, here.st_mtime_ns) != self.untouched:
+            self._empty_folder()
+
+    def _empty_folder(self) -> None:
+        """Make the working folder as new: there, empty, and the current one."""
+        try:
+            os.makedirs(self.folder, exist_ok=True)
+            os.chdir(self.folder)
+            for entry in os.scandir(self.folder):
+                remove(entry)
+            os.utime(self.folder, ns=(0, 0))  # so that any later change shows
+        except OSError:
+            pass
+        found = _stat(".")
+        self.untouched = (found.st_dev, found.st_ino, found.st_mtime_ns)
+
+    def _put_back_variables(self) -> None:
+        os.environ = self.environ  # noqa: B003 the object itself, should it have been replaced
+        for name in set(os.environ) - set(self.variables):
+            del os.environ[name]
+        os.environ.update(self.variables)
+        self.raw_variables = dict(self._raw())
+
+
+def identity(number: int) -> tuple[int, int]:
+    """Which file a descriptor stands for; (0, 0) when it is closed."""
+    try:
+        found = _fstat(number)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def open_stream(number: int) -> Any:
+    """A standard stream; what is written is in the log at once, also when the process dies."""
+    import io
+
+    mode = "r" if number == 0 else "w"
+    raw = io.FileIO(number, mode, closefd=False)
+    buffer: Any = io.BufferedReader(raw) if number == 0 else raw
+    errors = "strict" if number == 0 else "backslashreplace"
+    stream = io.TextIOWrapper(buffer, "utf-8", errors, write_through=True)
+    stream.mode = mode  # type: ignore[misc]
+    return stream
+
+
+def remove(entry: os.DirEntry[str]) -> None:
+    import shutil
+
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path, ignore_errors=True)
+        return
+    try:
+        os.unlink(entry.path)
+    except OSError:
+        pass
+
+
+# --- the loop -------------------------------------------------------------------------------
+
+
+def reap() -> bool:
+    """Collect children that have ended; whether others still run."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+        return True
+    except ChildProcessError:
+        return False
+
+
+def has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    except AttributeError:  # macOS before Python 3.13
+        pass
+    return reap()
+
+
+def peak_bytes() -> int:
+    """The most memory that this program has held, 0 where the system does not tell."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            return int(file.read().partition(b"VmHWM:")[2].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+class Meter:
+    """What a call uses."""
+
+    def __init__(self) -> None:
+        self.unit = 1 if sys.platform == "darwin" else 1024
+        # A new program begins with the peak of the one that started it: until it has more itself,
+        # the figure is the agent's, and our own must be asked for.
+        self.inherited = self._peak()
+        self.own = peak_bytes()
+        self.asked_at = _perf_counter()
+        self.children = self._children()
+
+    def _peak(self) -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * self.unit if resource else 0
+
+    def _children(self) -> float:
+        if not resource:
+            return 0.0
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    def peak(self) -> int:
+        """The most memory held so far, in bytes."""
+        peak = self._peak()
+        if peak > self.inherited:
+            return peak
+        now = _perf_counter()
+        if now - self.asked_at > 0.05:
+            self.own, self.asked_at = peak_bytes(), now
+        return self.own
+
+    def children_seconds(self) -> float:
+        """CPU time of children that ended since this was asked last."""
+        before, self.children = self.children, self._children()
+        return self.children - before
+
+
+class Runner:
+    """Runs calls, one after the other, until the agent leaves."""
+
+    def __init__(self, link: Link, surroundings: Surroundings, setup: dict[str, Any]) -> None:
+        self.link = link
+        self.surroundings = surroundings
+        self.cloudpickle: str | None = setup.get("cloudpickle")
+        self.meter = Meter()
+        self.callees: dict[object, Callee] = {}
+
+    def run(self) -> None:
+        """Serve until the agent closes its end."""
+        link = self.link
+        while True:
+            start = link.wait_for_start()
+            if start is None:
+                return
+            frame = link.call(start)
+            if self.serve(frame.header, frame.payload):
+                link.wait_for_go_on()
+                reap()
+            self.surroundings.put_back()
+
+    def serve(self, header: dict[str, Any], payload: bytes) -> bool:
+        """Run one call and send its answer; whether processes of it are left."""
+        log_start = self.surroundings.log_size()
+        cpu = _process_time()
+        times = [0.0, 0.0]
+        callee, body, parts = self.outcome(header, payload, times)
+        self.surroundings.flush()
+        children = has_children()
+        used = _process_time() - cpu + self.meter.children_seconds()
+        log_end = self.surroundings.log_size()
+        numbers = (
+            f"{times[0]:.7f},{times[1]:.7f},{used:.7f},{self.meter.peak()},{log_start},{log_end}"
+        )
+        left = "true" if children else "false"
+        resolved = callee.resolved if callee else "null"
+        head = f"[{header['nonce']},{numbers},{left},{resolved},"
+        self.link.send(head.encode() + body + b"]", parts)
+        return children
+
+    def outcome(
+        self, header: dict[str, Any], payload: bytes, times: list[float]
+    ) -> tuple[Callee | None, bytes, list[bytes]]:
+        """The callable, the rest of the answer's header and its payload."""
+        callee = None
+        how = header["result_encoding"]
+        try:
+            callee, payload = self.callee(header, payload, times)
+            args, kwargs = arguments(header["encoding"], payload, header.get("blobs") or {})
+            answer = encoded(self.called(callee, args, kwargs, times), how, header["limit"])
+        except BaseException as error:
+            self.end_if_forked()
+            return callee, b"null,0,[]," + failure_of(error, how), []
+        sides = [[digest, len(data)] for digest, data in answer.sides]
+        listed = json.dumps(sides) if sides else "[]"
+        body = f'"{answer.encoding}",{len(answer.data)},{listed},null'
+        return callee, body.encode(), [answer.data, *(data for _, data in answer.sides)]
+
+    def called(
+        self, callee: Callee, args: list[Any], kwargs: dict[str, Any], times: list[float]
+    ) -> object:
+        began = _perf_counter()
+        try:
+            return callee.function(*args, **kwargs)
+        finally:
+            times[0] = _perf_counter() - began
+
+    def end_if_forked(self) -> None:
+        """A child that the function forked, and that came back here, ends: it has no answer."""
+        if _getpid() != self.link.pid:
+            os._exit(0)
+
+    def callee(
+        self, header: dict[str, Any], payload: bytes, times: list[float]
+    ) -> tuple[Callee, bytes]:
+        """The callable and the bytes of its arguments; found once, then kept."""
+        size = header.get("pickled", 0)
+        if size:
+            key: object = payload[:size]
+            payload = payload[size:]
+        else:
+            key = (header["function"], header.get("module"), header.get("package"))
+        found = self.callees.get(key)
+        if found is None:
+            began = _perf_counter()
+            try:
+                found = self.found(key)
+            finally:
+                times[1] = _perf_counter() - began
+            if len(self.callees) >= MAX_FUNCTIONS:
+                self.callees.clear()
+            self.callees[key] = found
+        return found, payload
+
+    def found(self, key: Any) -> Callee:
+        if isinstance(key, tuple):
+            return resolve(*key)
+        if self.cloudpickle and self.cloudpickle not in sys.path:
+            sys.path.append(self.cloudpickle)
+        return unpickled_function(key)
+
+
+def main() -> NoReturn:
+    """Set the process up and serve."""
+    frames, starts, parent = map(int, sys.argv[1:4])
+    flush_c = die_with(parent)
+    link = Link(private(frames), private(starts))
+    setup = link.next_frame().header
+    sys.argv = [""]
+    sys.dont_write_bytecode = True  # environments stay as they were built
+    surroundings = Surroundings(flush_c)
+    enter_sandbox(setup)
+    if setup.get("site_packages"):
+        sys.path.append(setup["site_packages"])
+    surroundings.main = hide_main()
+    link.send(b"[%d]" % setup["nonce"], [])
+    try:
+        Runner(link, surroundings, setup).run()
+    except (EOFError, OSError) as error:  # the agent left, or a function closed our sockets
+        os.write(surroundings.log, f"connection to the worker lost: {error!r}\n".encode())
+        os._exit(1)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

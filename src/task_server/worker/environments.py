@@ -1,0 +1,428 @@
+"""Environments on this machine: built once from a lock, named by its digest, kept on disk.
+
+DIRECTORY/DIGEST/          an environment; it appears whole, by renaming
+DIRECTORY/DIGEST.partial/  one that is being built, or that a crash left
+DIRECTORY/DIGEST.lock      held by the process that builds it
+DIRECTORY/bytecode/        see `bytecode`
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import functools
+import json
+import logging
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from task_server.environments import uv as uv_text
+from task_server.environments.lock import BadLock, Lock, empty_lock, parse_lock
+from task_server.environments.uv_output import explain
+from task_server.worker.bytecode import Bytecode
+
+log = logging.getLogger(__name__)
+
+BUILD_SECONDS: Final = 15 * 60.0
+
+State = Literal["building", "ready", "failed"]
+FetchLock = Callable[[str], Awaitable[str]]
+
+_LOCK_FILE: Final = "requirements.lock"
+_MANIFEST: Final = "manifest.json"
+_LOOK_AGAIN_SECONDS: Final = 0.05
+_MINORS: Final = range(9, 16)
+_PROBE: Final = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
+
+
+class BuildFailed(Exception):
+    """An environment that could not be built; the first line of `message` names the cause.
+
+    `is_retryable`: it may work later. `is_unfit`: this machine is at fault, another may do.
+    """
+
+    def __init__(self, message: str, *, is_retryable: bool, is_unfit: bool = False) -> None:
+        super().__init__(message)
+        self.message = message
+        self.is_retryable = is_retryable
+        self.is_unfit = is_unfit
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """An environment that can be used; without packages `site_packages` is None."""
+
+    digest: str
+    interpreter: Path
+    site_packages: Path | None
+
+
+@dataclass(slots=True)
+class _Build:
+    task: asyncio.Task[Environment]
+    waiting: int = 0
+
+
+class Environments:
+    """The environments below `directory`. Call `open` first, `close` last.
+
+    `uv` is looked for beside this Python first; `environ` (None: this process's) is filtered
+    before uv sees it; `pythons` (None: those found) maps "3.11" to an interpreter; `now` gives
+    Unix seconds, for manifests only.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        uv: str = "uv",
+        environ: Mapping[str, str] | None = None,
+        index: str | None = None,
+        build_seconds: float = BUILD_SECONDS,
+        pythons: Mapping[str, Path] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._directory = directory.absolute()
+        self._uv = _program(uv)
+        self._environ = uv_text.process_environment(os.environ if environ is None else environ)
+        self._index = index
+        self._build_seconds = build_seconds
+        self._pythons = pythons
+        self._now = now
+        self._bytecode = Bytecode(self._directory / "bytecode")
+        self._found: set[str] = set()
+        self._ready: dict[str, Environment] = {}
+        self._failed: set[str] = set()
+        self._builds: dict[str, _Build] = {}
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Find the interpreters and the environments that are there; sweep what crashes left."""
+        if self._pythons is None:
+            self._pythons = await asyncio.to_thread(pythons)
+        for python, interpreter in self._pythons.items():
+            digest = empty_lock(python).digest
+            self._ready[digest] = Environment(digest, interpreter, None)
+        with _disk_trouble_as_failure():
+            self._found = await asyncio.to_thread(_sweep, self._directory)
+            await asyncio.to_thread(self._bytecode.sweep)
+
+    async def close(self) -> None:
+        """End all builds and wait until their processes are gone."""
+        tasks = [*(build.task for build in self._builds.values()), *self._background]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def ready(self, digest: str, fetch_lock: FetchLock) -> Environment:
+        """The environment of `digest`, built now if it is not there yet.
+
+        `fetch_lock(digest)` gives the text of its lock; what it raises is raised. All who ask at
+        once share one build, which ends when nobody waits for it any more. Raises BuildFailed.
+        """
+        if digest in self._ready:
+            return self._ready[digest]
+        build = self._builds.get(digest) or self._start(digest, fetch_lock)
+        build.waiting += 1
+        try:
+            return await asyncio.shield(build.task)
+        finally:
+            build.waiting -= 1
+            if not build.waiting and not build.task.done():
+                build.task.cancel()
+                self._builds.pop(digest, None)
+
+    async def compiled(self) -> None:
+        """Wait until no byte code is being compiled in the background."""
+        await asyncio.gather(*self._background)
+
+    def states(self) -> dict[str, State]:
+        """What to tell the server about each environment of this machine."""
+        states: dict[str, State] = dict.fromkeys(self._failed, "failed")
+        states.update(dict.fromkeys((*self._found, *self._ready), "ready"))
+        states.update(dict.fromkeys(self._builds, "building"))
+        return states
+
+    def _start(self, digest: str, fetch_lock: FetchLock) -> _Build:
+        build = _Build(asyncio.create_task(self._get(digest, fetch_lock)))
+        self._builds[digest] = build
+        build.task.add_done_callback(functools.partial(self._note_end, digest))
+        return build
+
+    def _note_end(self, digest: str, task: asyncio.Task[Environment]) -> None:
+        current = self._builds.get(digest)
+        if current and current.task is task:
+            del self._builds[digest]
+        if task.cancelled():
+            return
+        self._found.discard(digest)
+        if task.exception():
+            self._failed.add(digest)
+        else:
+            self._failed.discard(digest)
+            self._ready[digest] = task.result()
+
+    async def _get(self, digest: str, fetch_lock: FetchLock) -> Environment:
+        with _disk_trouble_as_failure():
+            lock = await asyncio.to_thread(_stored_lock, self._directory / digest)
+            if lock:
+                return await self._adopt(lock)
+        lock = _checked(await fetch_lock(digest), digest)
+        python = self._python(lock.python)
+        with _disk_trouble_as_failure():
+            async with _held(self._directory / f"{digest}.lock"):
+                if not await asyncio.to_thread(_stored_lock, self._directory / digest):
+                    await self._build(lock, python)
+            return await self._adopt(lock)
+
+    def _python(self, minor: str) -> Path:
+        known = self._pythons or {}
+        if minor not in known:
+            message = f"this machine has no Python {minor}; it has {', '.join(known) or 'none'}"
+            raise BuildFailed(message, is_retryable=True, is_unfit=True)
+        return known[minor]
+
+    async def _adopt(self, lock: Lock) -> Environment:
+        folder = self._directory / lock.digest
+        interpreter, site_packages = _interpreter(folder), _site_packages(folder, lock)
+        missing = await asyncio.to_thread(self._bytecode.link, site_packages, lock)
+        if missing:
+            work = self._bytecode.compile(missing, site_packages, interpreter=interpreter)
+            task = asyncio.create_task(work)
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+        return Environment(lock.digest, interpreter, site_packages)
+
+    async def _build(self, lock: Lock, python: Path) -> None:
+        began = self._now()
+        partial = self._directory / f"{lock.digest}.partial"
+        try:
+            async with asyncio.timeout(self._build_seconds):
+                await self._fill(partial, lock, python)
+            await asyncio.to_thread(_settle, partial, lock, built_at=began)
+        except TimeoutError:
+            message = f"the environment was not built within {self._build_seconds:g} s"
+            raise BuildFailed(message, is_retryable=True) from None
+        finally:
+            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+        log.info("built environment %s in %.2f s", lock.digest, self._now() - began)
+
+    async def _fill(self, partial: Path, lock: Lock, python: Path) -> None:
+        await asyncio.to_thread(_remove, partial, partial.with_suffix(""))
+        await self._run(uv_text.venv_command(self._uv, target=partial, interpreter=python))
+        lock_file = partial / _LOCK_FILE
+        lock_file.write_text(lock.text)
+        command = uv_text.install_command(
+            self._uv,
+            interpreter=_interpreter(partial),
+            lock_file=lock_file,
+            link_mode=_link_mode(self._environ, self._directory),
+            index=self._index,
+        )
+        await self._run(command)
+
+    async def _run(self, command: Sequence[str]) -> None:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                env=self._environ,
+                cwd=self._directory,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            message = f"uv cannot be started: {error.strerror}"
+            raise BuildFailed(message, is_retryable=True, is_unfit=True) from None
+        try:
+            output, _ = await process.communicate()
+        finally:
+            await _end(process)
+        if process.returncode:
+            raise _failed(process.returncode, output.decode(errors="replace"))
+
+
+@functools.cache
+def pythons() -> dict[str, Path]:
+    """The interpreters of this machine that really start, by minor version ("3.11").
+
+    Those of the system come first: other users can reach them, unlike one in somebody's home.
+    """
+    found = {}
+    for minor in _MINORS:
+        for candidate in _candidates(f"python3.{minor}"):
+            if _starts(candidate, f"3.{minor}"):
+                found[f"3.{minor}"] = candidate
+                break
+    return found
+
+
+def _candidates(name: str) -> Iterator[Path]:
+    yield Path("/usr/bin") / name
+    if name == f"python3.{sys.version_info.minor}":
+        yield Path(getattr(sys, "_base_executable", sys.executable))
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        yield Path(folder) / name
+
+
+def _starts(interpreter: Path, python: str) -> bool:
+    if not interpreter.is_absolute() or not os.access(interpreter, os.X_OK):
+        return False
+    command = [str(interpreter), "-I", "-S", "-c", _PROBE]
+    try:
+        probe = subprocess.run(command, capture_output=True, timeout=10, check=True, text=True)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return probe.stdout.split() == ["cpython", python]
+
+
+def _program(uv: str) -> str:
+    # Installed with us it lies beside our interpreter, which need not be on the PATH.
+    beside = Path(sys.executable).parent / uv
+    return str(beside) if beside.exists() else uv
+
+
+def _checked(text: str, digest: str) -> Lock:
+    try:
+        lock = parse_lock(text)
+    except BadLock as error:
+        raise BuildFailed(f"the lock that came is broken: {error}", is_retryable=True) from None
+    if lock.digest != digest:
+        raise BuildFailed(f"the lock that came is {lock.digest}'s", is_retryable=True)
+    return lock
+
+
+def _stored_lock(folder: Path) -> Lock | None:
+    """The lock of the environment in `folder` if that is whole.
+
+    A power loss may have emptied files after their names were on disk; counting what is there
+    finds that, and costs less than an fsync of thousands of files.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        lock = parse_lock((folder / _LOCK_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    content = _content(_site_packages(folder, lock))
+    is_whole = lock.digest == folder.name and manifest.get("content") == content
+    return lock if is_whole and _interpreter(folder).exists() else None
+
+
+def _settle(partial: Path, lock: Lock, *, built_at: float) -> None:
+    manifest = {
+        "digest": lock.digest,
+        "python": lock.python,
+        "versions": lock.versions(_this_machine()),
+        "built_at": built_at,
+        "content": _content(_site_packages(partial, lock)),
+    }
+    (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    # Rename last: a crash during the build leaves only a .partial folder.
+    partial.rename(partial.with_suffix(""))
+
+
+def _content(folder: Path) -> list[int]:
+    """How many files there are, and their bytes; byte code may come and go."""
+    files = size_bytes = 0
+    for path, folders, names in os.walk(folder):
+        if "__pycache__" in folders:
+            folders.remove("__pycache__")
+        files += len(names)
+        size_bytes += sum(os.lstat(f"{path}/{name}").st_size for name in names)
+    return [files, size_bytes]
+
+
+def _interpreter(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+def _site_packages(folder: Path, lock: Lock) -> Path:
+    return folder / "lib" / f"python{lock.python}" / "site-packages"
+
+
+def _this_machine() -> dict[str, str]:
+    return {
+        "os_name": os.name,
+        "sys_platform": sys.platform,
+        "platform_system": platform.system(),
+        "platform_machine": platform.machine(),
+    }
+
+
+def _link_mode(environ: Mapping[str, str], directory: Path) -> str:
+    if "UV_LINK_MODE" in environ:
+        return environ["UV_LINK_MODE"]
+    home = Path(environ.get("HOME", "/"))
+    cache = Path(environ.get("UV_CACHE_DIR") or home / ".cache" / "uv").absolute()
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    return "hardlink" if there.stat().st_dev == directory.stat().st_dev else "copy"
+
+
+def _sweep(directory: Path) -> set[str]:
+    """Remove unfinished builds that nobody holds; the digests of the environments there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for partial in directory.glob("*.partial"):
+        with partial.with_suffix(".lock").open("wb") as lock_file:
+            if _try_to_hold(lock_file.fileno()):
+                shutil.rmtree(partial, ignore_errors=True)
+    return {manifest.parent.name for manifest in directory.glob(f"{'?' * 64}/{_MANIFEST}")}
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+
+
+@contextlib.asynccontextmanager
+async def _held(path: Path) -> AsyncIterator[None]:
+    """Hold the lock file `path` against other builds of any process; waits for it."""
+    with path.open("wb") as lock_file:
+        while not _try_to_hold(lock_file.fileno()):  # noqa: ASYNC110 - another process holds it
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        yield
+
+
+def _try_to_hold(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _disk_trouble_as_failure() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "no space is left on the disk of" if is_full else "environments cannot be written on"
+        message = f"{what} this machine: {error.strerror}"
+        raise BuildFailed(message, is_retryable=True, is_unfit=True) from error
+
+
+def _failed(returncode: int, output: str) -> BuildFailed:
+    if returncode < 0:
+        return BuildFailed(f"uv was killed by signal {-returncode}", is_retryable=True)
+    failure = explain(output)
+    return BuildFailed(
+        failure.message, is_retryable=failure.is_retryable, is_unfit=failure.is_unfit
+    )
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.communicate()  # reads the pipes to their end, so that they are closed

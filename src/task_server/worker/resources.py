@@ -1,0 +1,104 @@
+"""What tasks need beside their arguments: locks, blobs, functions by value. Fetched by digest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from task_server.client.aio import AsyncTransport
+from task_server.client.requests import refusal
+from task_server.errors import RequestError, ServerUnreachable
+
+_NAMED = re.compile(rb'"\$blob"\s*:\s*"(sha256:[0-9a-f]{64})"')
+_TRIES = 5
+
+
+class Resources:
+    """Fetches from one server; blobs are kept as files named by their digest."""
+
+    def __init__(self, transport: AsyncTransport, directory: Path) -> None:
+        self._transport = transport
+        self._blobs = directory / "blobs"
+        self._blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._fetching: dict[str, asyncio.Future[Path]] = {}
+
+    async def lock(self, digest: str) -> str:
+        """The text of a lock."""
+        reply = await self._transport.request("GET", f"/v1/environments/{digest}/lock")
+        if reply.status != 200:
+            raise refusal(reply)
+        return reply.body.decode()
+
+    async def blob(self, name: str) -> Path:
+        """The file of a blob. Raises RequestError when the server does not have it."""
+        path = self._blobs / name[7:]
+        if await asyncio.to_thread(path.exists):
+            return path
+        fetching = self._fetching.get(name)
+        if fetching is None:
+            fetching = asyncio.ensure_future(self._fetch(name, path))
+            self._fetching[name] = fetching
+            fetching.add_done_callback(lambda _: self._fetching.pop(name, None))
+        return await asyncio.shield(fetching)
+
+    async def _fetch(self, name: str, path: Path) -> Path:
+        descriptor, partial = tempfile.mkstemp(dir=self._blobs, suffix=".partial")
+        os.close(descriptor)
+        try:
+            await self._download(name, Path(partial))
+            await asyncio.to_thread(_keep, Path(partial), name, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)  # noqa: PTH108  # pathlib's is taken for a slow one here
+        return path
+
+    async def _download(self, name: str, target: Path) -> None:
+        for left in reversed(range(_TRIES)):
+            try:
+                await self._transport.download(f"/v1/blobs/{name}", target)
+                return
+            except ServerUnreachable:
+                if not left:
+                    raise
+                await asyncio.sleep(1.0)
+
+    async def named_in(self, payload: bytes) -> dict[str, str]:
+        """Files of the blobs that JSON arguments name: name -> path."""
+        if b'"$blob"' not in payload:
+            return {}
+        names = {found.decode() for found in _NAMED.findall(payload)}
+        return {name: str(await self.blob(name)) for name in names}
+
+    async def upload(self, name: str, data: bytes) -> None:
+        """Store a blob at the server, however long that takes."""
+        wait = 0.5
+        while True:
+            try:
+                reply = await self._transport.request(
+                    "PUT",
+                    f"/v1/blobs/{name}",
+                    data,
+                    {"Content-Type": "application/octet-stream"},
+                    timeout=30 + len(data) / 1e6,
+                )
+                if reply.status < 500:
+                    break
+            except ServerUnreachable:
+                pass
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, 10.0)
+        if reply.status >= 400:
+            raise refusal(reply)
+
+
+def _keep(partial: Path, name: str, path: Path) -> None:
+    with partial.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != name[7:]:
+        raise RequestError(f"blob {name} came with another content")
+    partial.rename(path)

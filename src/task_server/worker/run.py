@@ -1,0 +1,49 @@
+"""`worker`: run an agent until told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+
+from task_server.settings import WorkerSettings
+from task_server.worker import process_tree
+from task_server.worker.agent import Agent, Refused
+
+log = logging.getLogger(__name__)
+
+REFUSED = 4
+"""Exit status when the server does not want this worker."""
+
+
+def run(settings: WorkerSettings) -> int:
+    """Run a worker; gives its exit status."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        with asyncio.Runner() as runner:
+            runner.run(_run(settings))
+    except Refused as error:
+        log.error("%s", error)
+        return REFUSED
+    except OSError as error:
+        log.error("cannot work: %s", error)
+        return 1
+    return 0
+
+
+async def _run(settings: WorkerSettings) -> None:
+    from task_server import __version__
+
+    process_tree.end_marked(f"{settings.data.expanduser().absolute() / 'runners'}/")
+    agent = Agent(settings, version=__version__)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.drain)
+    with contextlib.suppress(asyncio.CancelledError):
+        await agent.run()

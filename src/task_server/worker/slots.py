@@ -1,0 +1,266 @@
+"""Slots: which runner gets which call, and which runners stay warm."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import shutil
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from task_server.worker.attempts import Attempt
+from task_server.worker.calls import Call, Outcome
+from task_server.worker.environments import Environment
+from task_server.worker.launch import RunnerSpec, compiled_child, share_cloudpickle
+from task_server.worker.runners import Runner
+
+log = logging.getLogger(__name__)
+
+STUCK_SECONDS = 0.25
+"""A call that takes this long does not let others wait behind it."""
+SPARE_RUNNERS = 4
+"""Warm runners kept beside those in slots."""
+
+Key = tuple[str, str]
+OnOutcomes = Callable[[list[tuple[Attempt, Outcome]]], None]
+
+
+class Slot:
+    """One slot: a runner, or none yet."""
+
+    __slots__ = ("key", "runner")
+
+    def __init__(self) -> None:
+        self.runner: Runner | None = None
+        self.key: Key | None = None
+
+    @property
+    def pending(self) -> int:
+        """Calls on it."""
+        return self.runner.pending if self.runner is not None else 0
+
+    def is_stuck(self, now: float) -> bool:
+        """Whether its call runs for long."""
+        runner = self.runner
+        if runner is None or not runner.pending:
+            return False
+        started = runner.started
+        return started is not None and now - started.since > STUCK_SECONDS
+
+
+class Slots:
+    """All slots of a worker. `on_outcomes` gets what calls came to, in batches."""
+
+    def __init__(self, count: int, directory: Path, on_outcomes: OnOutcomes) -> None:
+        self._slots = [Slot() for _ in range(count)]
+        self._spare: dict[Key, list[Runner]] = {}
+        self._directory = directory
+        self._on_outcomes = on_outcomes
+        self._attempts: dict[str, tuple[Attempt, Environment]] = {}
+        self._waiting: list[Attempt] = []
+        """Ready to run, and no slot is free for them."""
+        self._numbers = itertools.count()
+        self._children: dict[Path, Path] = {}
+        self._cloudpickle: Path | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Remove what an earlier start left, and prepare what runners share."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True, mode=0o700)
+        shared = self._directory / "shared"
+        shared.mkdir()
+        self._cloudpickle = share_cloudpickle(shared)
+
+    # ---- placing calls
+
+    def run(self, attempts: Iterable[tuple[Attempt, Environment]]) -> None:
+        """Run these, each on a free slot, or behind short calls of its owner and environment."""
+        placed: dict[int, tuple[Slot, list[Call]]] = {}
+        counts = {id(slot): slot.pending for slot in self._slots}
+        for attempt, environment in attempts:
+            self._attempts[attempt.lease] = (attempt, environment)
+            slot = self._place(attempt, environment, counts)
+            if slot is None:
+                self._waiting.append(attempt)
+                continue
+            assert attempt.call is not None
+            counts[id(slot)] += 1
+            placed.setdefault(id(slot), (slot, []))[1].append(attempt.call)
+        for slot, calls in placed.values():
+            assert slot.runner is not None
+            slot.runner.send(calls)
+            self._tell_running(slot)
+
+    def _place(
+        self, attempt: Attempt, environment: Environment, counts: dict[int, int]
+    ) -> Slot | None:
+        key = attempt.runner_key
+        free = [slot for slot in self._slots if not counts[id(slot)]]
+        for slot in free:
+            if slot.key == key and slot.runner is not None and slot.runner.is_open:
+                return slot
+        if free:
+            slot = next((each for each in free if each.runner is None), free[0])
+            self._refit(slot, key, environment)
+            return slot
+        now = asyncio.get_running_loop().time()
+        same = [
+            slot
+            for slot in self._slots
+            if slot.key == key
+            and slot.runner is not None
+            and slot.runner.is_open
+            and not slot.is_stuck(now)
+        ]
+        return min(same, key=lambda slot: counts[id(slot)]) if same else None
+
+    def _refit(self, slot: Slot, key: Key, environment: Environment) -> None:
+        """Give a free slot a runner for `key`; its warm one is kept beside if there is room."""
+        old, old_key = slot.runner, slot.key
+        spare = self._spare.get(key)
+        slot.runner = spare.pop() if spare else self._start(environment)
+        slot.key = key
+        if old is not None and old_key is not None and old.is_open:
+            self._keep(old_key, old)
+
+    def _keep(self, key: Key, runner: Runner) -> None:
+        kept = sum(len(each) for each in self._spare.values())
+        if kept >= SPARE_RUNNERS:
+            oldest = next(iter(self._spare))
+            self._close(self._spare[oldest].pop(0))
+            if not self._spare[oldest]:
+                del self._spare[oldest]
+        self._spare.setdefault(key, []).append(runner)
+
+    def _start(self, environment: Environment) -> Runner:
+        directory = self._directory / f"runner-{next(self._numbers)}"
+        directory.mkdir()
+        spec = RunnerSpec(
+            interpreter=environment.interpreter,
+            directory=directory,
+            site_packages=environment.site_packages,
+            cloudpickle=self._cloudpickle,
+            child=self._child(environment.interpreter),
+        )
+        return Runner.start(spec, on_outcomes=self._take, on_exit=self._forget)
+
+    def _child(self, interpreter: Path) -> Path:
+        binary = interpreter.resolve()
+        if binary not in self._children:
+            self._children[binary] = compiled_child(interpreter, self._directory / "shared")
+        return self._children[binary]
+
+    # ---- what comes back
+
+    def _take(self, runner: Runner, outcomes: list[Outcome]) -> None:
+        ended: list[tuple[Attempt, Outcome]] = []
+        again: list[tuple[Attempt, Environment]] = []
+        for outcome in outcomes:
+            found = self._attempts.pop(outcome.lease, None)
+            if found is None:
+                continue
+            if outcome.outcome == "released":
+                again.append(found)  # its runner ended before it started: another one takes it
+            else:
+                ended.append((found[0], outcome))
+        if ended:
+            self._on_outcomes(ended)
+        self.run([*again, *self._take_waiting(runner)])
+        for slot in self._slots:
+            if slot.runner is runner:
+                self._tell_running(slot)
+
+    def _take_waiting(self, runner: Runner) -> list[tuple[Attempt, Environment]]:
+        if not self._waiting:
+            return []
+        free = sum(not slot.pending for slot in self._slots)
+        taken, self._waiting = self._waiting[:free], self._waiting[free:]
+        return [self._attempts[attempt.lease] for attempt in taken]
+
+    def _tell_running(self, slot: Slot) -> None:
+        runner = slot.runner
+        if runner is None or not runner.pending:
+            return
+        started = runner.started
+        found = self._attempts.get(started.lease) if started is not None else None
+        if found is not None:
+            found[0].phase = "running"
+
+    def _forget(self, runner: Runner) -> None:
+        """A runner is gone with all that it started."""
+        for slot in self._slots:
+            if slot.runner is runner:
+                slot.runner, slot.key = None, None
+        for key, spare in list(self._spare.items()):
+            self._spare[key] = [each for each in spare if each is not runner]
+            if not self._spare[key]:
+                del self._spare[key]
+        self.run(self._take_waiting(runner))
+
+    # ---- looking after them
+
+    def free_up(self) -> list[Attempt]:
+        """Take calls away from behind one that runs for long; gives those no slot is free for."""
+        now = asyncio.get_running_loop().time()
+        taken: list[str] = []
+        for slot in self._slots:
+            if slot.pending > 1 and slot.is_stuck(now) and slot.runner is not None:
+                taken += slot.runner.take_back(slot.pending)
+        moved = [self._attempts[lease] for lease in taken if lease in self._attempts]
+        before = len(self._waiting)
+        self.run(moved)
+        left, self._waiting = self._waiting[before:], self._waiting[:before]
+        for attempt in left:
+            self._attempts.pop(attempt.lease, None)
+        for slot in self._slots:
+            self._tell_running(slot)
+        return left
+
+    def stuck(self) -> int:
+        """How many slots are in a call that runs for long."""
+        now = asyncio.get_running_loop().time()
+        return sum(slot.is_stuck(now) for slot in self._slots)
+
+    def cancel(self, lease: str) -> None:
+        """End a call without an outcome."""
+        found = self._attempts.pop(lease, None)
+        if found is None:
+            return
+        self._waiting = [attempt for attempt in self._waiting if attempt.lease != lease]
+        for slot in self._slots:
+            if slot.runner is not None:
+                slot.runner.cancel(lease)
+
+    def take_unstarted(self, wanted: Collection[str] | None = None) -> list[Attempt]:
+        """Take back what has not started: all of it, or those of `wanted`."""
+        leases = [each.lease for each in self._waiting if wanted is None or each.lease in wanted]
+        self._waiting = [each for each in self._waiting if each.lease not in leases]
+        for slot in self._slots:
+            if slot.runner is not None:
+                leases += slot.runner.take_back(slot.pending if wanted is None else wanted)
+        found = [self._attempts.pop(lease, None) for lease in leases]
+        return [each[0] for each in found if each is not None]
+
+    def take_running(self) -> list[Attempt]:
+        """What is left: calls that run. They are forgotten here; `close` ends them."""
+        running = [attempt for attempt, _ in self._attempts.values()]
+        self._attempts = {}
+        return running
+
+    def _close(self, runner: Runner) -> None:
+        task = asyncio.ensure_future(runner.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """End all runners."""
+        runners = [slot.runner for slot in self._slots if slot.runner is not None]
+        runners += list(itertools.chain.from_iterable(self._spare.values()))
+        await asyncio.gather(
+            *(runner.close(grace_seconds=0.1) for runner in runners),
+            *self._closing,
+            return_exceptions=True,
+        )
+        shutil.rmtree(self._directory, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""Answers that are not acknowledged yet, on the worker's disk: a restart or a partition loses none.
+
+Reports go out at once; what is still not acknowledged a moment later is written here, in groups
+with one fsync each. Where the server answers fast, nothing is ever written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from task_server.protocol.workers import Report
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 0.01
+"""How long a report may be on its way before it is written."""
+REWRITE_BYTES = 64 << 20
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Report).decode
+
+
+class Spool:
+    """The reports that were not acknowledged, in memory and, after a moment, on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = directory / "reports.ndjson"
+        self.pending: dict[str, Report] = {}
+        """By lease, oldest first."""
+        self._unwritten: list[Report] = []
+        self._written: set[str] = set()
+        self._writer: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Read what an earlier start left."""
+        if not self._path.exists():
+            return
+        for line in self._path.read_bytes().split(b"\n"):
+            try:
+                report = _decode(line)
+            except msgspec.DecodeError:
+                continue  # the last line of a crash, cut off; it was never counted on
+            self.pending[report.lease] = report
+            self._written.add(report.lease)
+        if self.pending:
+            log.info("%d answers of an earlier start are still to be delivered", len(self.pending))
+
+    def add(self, reports: Iterable[Report]) -> None:
+        """Attempts ended."""
+        for report in reports:
+            self.pending[report.lease] = report
+            self._unwritten.append(report)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.ensure_future(self._write_soon())
+
+    def acknowledge(self, leases: Iterable[str]) -> None:
+        """The server has decided these."""
+        for lease in leases:
+            self.pending.pop(lease, None)
+            self._written.discard(lease)
+        if not self.pending:
+            self._unwritten.clear()
+            if self._path.exists() and self._path.stat().st_size:
+                os.truncate(self._path, 0)
+
+    async def _write_soon(self) -> None:
+        while self._unwritten:
+            await asyncio.sleep(GRACE_SECONDS)
+            waiting = [each for each in self._unwritten if each.lease in self.pending]
+            self._unwritten = []
+            if waiting:
+                try:
+                    await asyncio.to_thread(self._append, waiting)
+                except OSError as error:
+                    log.error("the spool cannot be written: %s; answers are kept in memory", error)
+                self._written.update(each.lease for each in waiting)
+
+    def _append(self, reports: list[Report]) -> None:
+        data = b"".join(_encode(report) + b"\n" for report in reports)
+        is_new = not self._path.exists()
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(descriptor, data)
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            _sync_folder(self._path.parent)
+
+    async def settle(self) -> None:
+        """Wait until everything that is pending is on disk."""
+        if self._writer is not None:
+            await self._writer
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
