@@ -1,0 +1,1 @@
+"""The Python client, and the two parts of it that workers use too: `requests` and `aio`."""

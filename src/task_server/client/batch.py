@@ -1,0 +1,214 @@
+"""Many tasks, as the caller holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from task_server.client import requests
+from task_server.client.estimate import Estimate
+from task_server.client.outcomes import Outcome, failure, unreadable
+from task_server.client.payloads import decode_inline, decode_value
+from task_server.client.session import LONGEST_WAIT, Session
+from task_server.errors import NotFinished, ServerUnreachable, TaskServerError
+from task_server.protocol.tasks import TERMINAL, BatchView, Error, Quantiles
+
+Order = Literal["submitted", "finished"]
+_SHORT_PAUSE = 0.05
+_LONG_PAUSE = 1.0
+
+
+class AnswerLine(Struct, frozen=True):
+    """One line of a batch's stream of answers."""
+
+    index: int
+    id: str
+    state: str
+    encoding: str | None = None
+    answer: Raw = Raw()
+    blob: str | None = None
+    error: Error | None = None
+    cursor: str | None = None
+
+
+class Answer:
+    """How one task of a batch ended."""
+
+    __slots__ = ("_line", "_outcome", "_session")
+
+    def __init__(self, session: Session, line: AnswerLine) -> None:
+        self._session = session
+        self._line = line
+        self._outcome: Outcome | None = None
+
+    @property
+    def index(self) -> int:
+        """Place in the batch, from 0."""
+        return self._line.index
+
+    @property
+    def id(self) -> str:
+        """Id of the task."""
+        return self._line.id
+
+    @property
+    def state(self) -> str:
+        """succeeded, failed, cancelled or expired."""
+        return self._line.state
+
+    @property
+    def json(self) -> bytes | None:
+        """The answer as JSON text; None if there is none, or it is pickled or in a blob."""
+        return bytes(self._line.answer) if self._line.encoding == "json" else None
+
+    def result(self) -> Any:
+        """The value; raises what the task ended with if there is none."""
+        return self._read().get()
+
+    def exception(self) -> BaseException | None:
+        """What `result` would raise; None if there is a value."""
+        return self._read().error
+
+    def __repr__(self) -> str:
+        return f"<Answer {self.index} {self.state}>"
+
+    def _read(self) -> Outcome:
+        if self._outcome is None:
+            self._outcome = _outcome_of(self._session, self._line)
+        return self._outcome
+
+
+class Batch:
+    """Tasks that were submitted together. Iterating gives their values in order."""
+
+    def __init__(
+        self, session: Session, id: str, total: int, estimate: Estimate | None = None
+    ) -> None:
+        self.id = id
+        self.estimate = estimate
+        """As it was made at submit; None for a batch that was looked up."""
+        self._session = session
+        self._total = total
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __iter__(self) -> Iterator[Any]:
+        """Values in the order of submission; a task's failure is raised at its place."""
+        for answer in self.answers():
+            yield answer.result()
+
+    def answers(self, order: Order = "submitted") -> Iterator[Answer]:
+        """Each task once, in order of submission or of ending; failures are not raised."""
+        for line in self._lines(order):
+            yield Answer(self._session, line)
+
+    def as_completed(self) -> Iterator[Answer]:
+        """Each task as it ends; failures are not raised."""
+        return self.answers("finished")
+
+    def status(self) -> BatchView:
+        """Counts, progress and ETA now."""
+        return self._look(None)
+
+    def progress(self) -> float:
+        """How much is done, 0 to 1."""
+        return self.status().progress
+
+    def eta(self) -> Quantiles | None:
+        """Seconds from now until all is done; None without workers."""
+        return self.status().eta
+
+    def done(self) -> bool:
+        """Whether every task has ended."""
+        return _is_done(self.status())
+
+    def wait(self, timeout: float | None = None) -> BatchView:
+        """Wait until every task has ended; NotFinished after `timeout` seconds."""
+        clock = self._session.clock
+        end = None if timeout is None else clock() + timeout
+        pauses = _pauses()
+        while True:
+            left = LONGEST_WAIT if end is None else max(end - clock(), 0.0)
+            asked_at, wait = clock(), min(left, LONGEST_WAIT)
+            view = self._look(wait)
+            if _is_done(view):
+                return view
+            if end is not None and clock() >= end:
+                raise NotFinished(f"batch {self.id} is at {view.progress:.0%} after {timeout} s")
+            if clock() - asked_at < min(wait, _LONG_PAUSE):
+                self._session.sleep(next(pauses))
+
+    def cancel(self) -> None:
+        """Cancel all tasks that have not ended."""
+        self._session.send(requests.cancel_batch(self.id))
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.id} of {self._total}>"
+
+    def _look(self, wait: float | None) -> BatchView:
+        request = requests.read_batch(self.id, wait=wait)
+        return requests.value_of(self._session.send(request, wait=wait or 0.0), BatchView)
+
+    def _lines(self, order: Order) -> Iterator[AnswerLine]:
+        cursor: str | None = None
+        seen: set[int] = set()
+        pauses = _pauses()
+        while len(seen) < self._total:
+            before = len(seen)
+            for line in self._lines_from(order, cursor):
+                cursor = line.cursor or cursor
+                if line.index not in seen:
+                    seen.add(line.index)
+                    yield line
+            if len(seen) > before:
+                pauses = _pauses()
+            elif len(seen) < self._total:
+                self._session.sleep(next(pauses))
+
+    def _lines_from(self, order: Order, cursor: str | None) -> Iterator[AnswerLine]:
+        """Lines until the stream ends, for whatever reason."""
+        request = requests.read_answers(self.id, order=order, cursor=cursor, wait=LONGEST_WAIT)
+        stream = self._session.open(request, wait=LONGEST_WAIT)
+        # A stream that breaks is opened again where it ended: only opening it can fail for good.
+        with stream, suppress(ServerUnreachable):
+            for line in _split(stream):
+                yield requests.decoded(line, _decode)
+
+
+_decode = msgspec.json.Decoder(AnswerLine).decode
+
+
+def _split(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines; a last one without its end is dropped, and blank ones."""
+    rest = b""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from filter(None, lines)
+
+
+def _outcome_of(session: Session, line: AnswerLine) -> Outcome:
+    if line.state != "succeeded":
+        return failure(line.id, line.state, line.error)
+    try:
+        if line.blob is not None:
+            return Outcome(decode_value(line.encoding, session.fetch(line.blob)))
+        return Outcome(decode_inline(line.encoding, bytes(line.answer)))
+    except TaskServerError as error:
+        return unreadable(line.id, error)
+
+
+def _is_done(view: BatchView) -> bool:
+    ended = sum(count for state, count in view.counts.items() if state in TERMINAL)
+    return not view.open and ended >= view.total
+
+
+def _pauses() -> Iterator[float]:
+    pause = _SHORT_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, _LONG_PAUSE)
