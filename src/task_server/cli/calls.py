@@ -1,0 +1,284 @@
+"""Commands that call functions: call, submit, map, estimate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from task_server.cli.durations import duration, span
+from task_server.cli.exits import TASK_FAILED
+from task_server.cli.output import Format, Output, as_row, note, show_one
+from task_server.client import requests
+from task_server.client.batch import Answer
+from task_server.client.client import Client, RemoteFunction
+from task_server.client.future import Future
+from task_server.client.submission import Arguments
+from task_server.errors import RequestError, TaskServerError
+from task_server.protocol.tasks import TaskView
+
+FunctionName = Annotated[
+    str, typer.Argument(metavar="FUNCTION", help="module:qualname, such as math:factorial.")
+]
+ArgumentTexts = Annotated[
+    list[str] | None, typer.Argument(metavar="[ARG]...", help="JSON, else taken as text.")
+]
+Keywords = Annotated[
+    list[str] | None, typer.Option("-k", metavar="NAME=VALUE", help="A keyword argument.")
+]
+Packages = Annotated[
+    list[str] | None, typer.Option("-p", "--package", help="What to install; may be repeated.")
+]
+Timeout = Annotated[float | None, typer.Option(help="Seconds that the run may take.")]
+Retries = Annotated[int | None, typer.Option(help="How often a failed run is tried again.")]
+Priority = Annotated[int | None, typer.Option(help="-10 to 10, higher first.")]
+Tags = Annotated[list[str] | None, typer.Option("--tag", help="A text to find the task by.")]
+Python = Annotated[str | None, typer.Option(help="Minor version, such as 3.11.")]
+Wait = Annotated[float | None, typer.Option(help="Seconds to wait before giving up (exit 124).")]
+
+# Negative numbers look like options; `_arguments` refuses what is neither.
+_NUMBERS_MAY_BE_NEGATIVE = {"ignore_unknown_options": True}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command(context_settings=_NUMBERS_MAY_BE_NEGATIVE)(call)
+    app.command(context_settings=_NUMBERS_MAY_BE_NEGATIVE)(submit)
+    app.command("map")(map_file)
+    app.command(context_settings=_NUMBERS_MAY_BE_NEGATIVE)(estimate)
+
+
+def call(
+    function: FunctionName,
+    arguments: ArgumentTexts = None,
+    keywords: Keywords = None,
+    package: Packages = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
+    priority: Priority = None,
+    tag: Tags = None,
+    python: Python = None,
+    wait: Wait = None,
+) -> None:
+    """Call a function, wait, and print its answer as JSON.
+
+    Example: task-server call humanize:intcomma 1234567 -p humanize
+    """
+    args, kwargs = _arguments(arguments, keywords)
+    client = _client(timeout, retries, priority, tag, python)
+    remote = client.function(function, package=_named(package))
+    future = remote.submit(*args, **kwargs)
+    try:
+        error = future.exception(wait)
+    except KeyboardInterrupt:
+        note(f"the task goes on; to stop it: task-server cancel {future.id}")
+        raise
+    _show_log(future)
+    if error is not None:
+        _show_error(error)
+        raise typer.Exit(TASK_FAILED)
+    answer = client.session.send(requests.read_answer(future.id)).body
+    print(answer.decode("utf-8", "replace"), flush=True)
+    note(_summary(future.status(), remote, (args, kwargs)))
+
+
+def submit(
+    function: FunctionName,
+    arguments: ArgumentTexts = None,
+    keywords: Keywords = None,
+    package: Packages = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
+    priority: Priority = None,
+    tag: Tags = None,
+    python: Python = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Submit a task and print its id.
+
+    Example: task-server submit math:factorial 20000
+    """
+    args, kwargs = _arguments(arguments, keywords)
+    client = _client(timeout, retries, priority, tag, python)
+    future = client.function(function, package=_named(package)).submit(*args, **kwargs)
+    if output is Format.TABLE:
+        print(future.id)
+    else:
+        show_one({"id": future.id}, output)
+
+
+def map_file(
+    function: FunctionName,
+    file: Annotated[Path, typer.Argument(metavar="FILE.ndjson", help="- for stdin.")],
+    package: Packages = None,
+    timeout: Timeout = None,
+    retries: Retries = None,
+    priority: Priority = None,
+    tag: Tags = None,
+    python: Python = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Call a function for each line of a file, and print the answers in order, one a line.
+
+    A line is a JSON array of arguments, an object of keyword arguments, or else the only argument.
+    A task without an answer prints null, and its error on stderr; -o ndjson tells both.
+    """
+    client = _client(timeout, retries, priority, tag, python)
+    calls = list(_calls(_lines(file)))
+    batch = client.submit_all(function, calls, package=_named(package))
+    failures = 0
+    for answer in batch.answers():
+        failures += answer.state != "succeeded"
+        _show_answer(answer, output)
+    if failures:
+        note(f"{failures} of {len(batch)} tasks have no answer")
+        raise typer.Exit(TASK_FAILED)
+
+
+def estimate(
+    function: FunctionName,
+    arguments: ArgumentTexts = None,
+    keywords: Keywords = None,
+    package: Packages = None,
+    python: Python = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Predict how long a call would run, without running it."""
+    args, kwargs = _arguments(arguments, keywords)
+    remote = _client(None, None, None, None, python).function(function, package=_named(package))
+    told = remote.estimate(*args, **kwargs)
+    if output is Format.TABLE:
+        guess = "" if told.known else " (a guess: nothing of this function was seen yet)"
+        print(f"{duration(told.p50)}, most likely {span(told.p10, told.p90)}{guess}")
+    else:
+        show_one(as_row(told), output)
+
+
+def _client(
+    timeout: float | None,
+    retries: int | None,
+    priority: int | None,
+    tags: list[str] | None,
+    python: str | None,
+) -> Client:
+    return Client().options(
+        timeout=timeout,
+        retries=retries,
+        priority=priority,
+        tags=tags or None,
+        python=python,
+        result_encoding="json",
+    )
+
+
+def _named(packages: list[str] | None) -> str | list[str] | None:
+    return packages[0] if packages and len(packages) == 1 else packages or None
+
+
+def _arguments(texts: list[str] | None, keywords: list[str] | None) -> Arguments:
+    kwargs: dict[str, Any] = {}
+    for text in keywords or ():
+        name, sign, value = text.partition("=")
+        if not (sign and name):
+            raise typer.BadParameter(f"{text!r} is not NAME=VALUE", param_hint="-k")
+        kwargs[name] = _value(value)
+    return [_positional(text) for text in texts or ()], kwargs
+
+
+def _positional(text: str) -> Any:
+    value = _value(text)
+    if text.startswith("-") and value is text:
+        raise typer.BadParameter(f"no such option: {text}; as text it is written '\"{text}\"'")
+    return value
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        return text
+
+
+def _lines(file: Path) -> Iterator[str]:
+    if str(file) == "-":
+        yield from sys.stdin
+        return
+    try:
+        with file.open(encoding="utf-8") as lines:
+            yield from lines
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{file}: {error}", param_hint="FILE.ndjson") from error
+
+
+def _calls(lines: Iterable[str]) -> Iterator[Arguments]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = msgspec.json.decode(line)
+        except msgspec.DecodeError as error:
+            raise typer.BadParameter(
+                f"line {number} is not JSON: {error}", param_hint="FILE.ndjson"
+            ) from error
+        yield _line_arguments(value)
+
+
+def _line_arguments(value: Any) -> Arguments:
+    if isinstance(value, list):
+        return value, {}
+    if isinstance(value, dict):
+        return [], value
+    return [value], {}
+
+
+def _show_answer(answer: Answer, output: Format) -> None:
+    row: dict[str, Any] = {"index": answer.index, "id": answer.id, "state": answer.state}
+    error = answer.exception()
+    if output is Format.TABLE:
+        raw = answer.json
+        print(
+            raw.decode()
+            if raw
+            else msgspec.json.encode(None if error else answer.result()).decode()
+        )
+        if error is not None:
+            note(f"{answer.index}: {type(error).__name__}: {error}")
+        return
+    row |= {"error": str(error)} if error else {"answer": answer.result()}
+    print(msgspec.json.encode(row).decode())
+
+
+def _show_error(error: BaseException) -> None:
+    if isinstance(error, TaskServerError):
+        raise error
+    if error.__cause__ is not None:
+        note(str(error.__cause__).strip().strip('"').strip())
+    note(f"{type(error).__name__}: {error}")
+
+
+def _show_log(future: Future[Any]) -> None:
+    try:
+        text = future.logs()
+    except RequestError:  # a task without a log, or a server that keeps none
+        return
+    if text:
+        sys.stderr.write(text if text.endswith("\n") else text + "\n")
+
+
+def _summary(view: TaskView, remote: RemoteFunction, call: Arguments) -> str:
+    parts = []
+    if view.ended_at is not None:
+        parts.append(duration((view.ended_at - view.submitted_at).total_seconds()))
+    if view.install_seconds and view.install_seconds >= 0.05:
+        parts[-1:] = [f"{' '.join(parts[-1:])} ({duration(view.install_seconds)} install)".strip()]
+    try:
+        following = remote.estimate(*call[0], **call[1])
+    except RequestError:
+        return "; ".join(parts)
+    if following.known:
+        parts.append(f"next call {span(following.p10, following.p90)}")
+    return "; ".join(parts)

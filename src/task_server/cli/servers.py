@@ -1,0 +1,107 @@
+"""Commands that run things: up, serve, worker. Their options are made from the settings."""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from task_server.settings import ServerSettings, Setting, WorkerSettings, checked, settings_of
+
+PARENT = "TASK_SERVER_PARENT"
+"""Process id of the `up` that a server or worker ends with."""
+_SERVER = settings_of(ServerSettings)
+_WORKER = settings_of(WorkerSettings)
+_OTHER_VARIABLES = {"server": ["TASK_SERVER_URL"]}
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_WHERE = re.compile(r" - at `\$\.(\w+)`")
+
+Command = Callable[..., None]
+S = TypeVar("S", ServerSettings, WorkerSettings)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(_with_options(up, [*_SERVER.values(), _WORKER["slots"]]))
+    app.command()(_with_options(serve, _SERVER.values()))
+    app.command()(_with_options(worker, _WORKER.values()))
+
+
+def up(slots: int | None = None, **values: Any) -> None:
+    """Run a server and one worker on this machine.
+
+    It writes a profile, so that client and command line on this machine need no settings.
+    """
+    settings = _settings(ServerSettings, values)
+    from task_server.cli.up import up as run
+
+    raise typer.Exit(run(settings, slots))
+
+
+def serve(**values: Any) -> None:
+    """Run a server."""
+    settings = _settings(ServerSettings, values)
+    _end_with_parent()
+    raise typer.Exit(_part("task_server.server.run").serve(settings))
+
+
+def worker(**values: Any) -> None:
+    """Run a worker. SIGTERM lets it finish what it runs; a second one gives everything back."""
+    settings = _settings(WorkerSettings, values)
+    _end_with_parent()
+    raise typer.Exit(_part("task_server.worker.run").run(settings))
+
+
+def _settings(kind: type[S], values: dict[str, Any]) -> S:
+    try:
+        return checked(kind, values)
+    except ValueError as error:
+        message = _WHERE.sub(lambda found: f" for --{found[1].replace('_', '-')}", str(error))
+        raise typer.BadParameter(message) from error
+
+
+def _part(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed; run: pip install 'task-server[all]'"
+        raise typer.BadParameter(message) from error
+
+
+def _with_options(command: Command, settings: Iterable[Setting]) -> Command:
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [_parameter(setting) for setting in settings]
+    )
+    return command
+
+
+def _parameter(setting: Setting) -> inspect.Parameter:
+    unit = f" ({setting.unit})" if setting.unit else ""
+    option = typer.Option(
+        setting.option,
+        envvar=[setting.variable, *_OTHER_VARIABLES.get(setting.name, ())],
+        help=f"{setting.help}{unit}.",
+    )
+    kind: Any = setting.kind
+    if setting.default is None and not setting.is_required:
+        kind = kind | None
+    return inspect.Parameter(
+        setting.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if setting.is_required else setting.default,
+        annotation=Annotated[kind, option],
+    )
+
+
+def _end_with_parent() -> None:
+    """Started by `up`, be told to stop when it dies, however it dies (Linux)."""
+    if os.environ.pop(PARENT, None) == str(os.getppid()) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, int(signal.SIGTERM))

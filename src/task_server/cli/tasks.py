@@ -1,0 +1,114 @@
+"""Commands about tasks that exist: wait, status, answer, logs, cancel, ls."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from typing import Annotated
+
+import msgspec
+import typer
+
+from task_server.cli.exits import NOT_FINISHED, TASK_FAILED
+from task_server.cli.output import Format, Output, Row, as_row, note, rows_of, show_one, show_rows
+from task_server.client import requests
+from task_server.client.client import Client
+from task_server.errors import Conflict, NotFinished, TaskCancelled, TaskError
+
+TaskId = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
+TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks.")]
+_COLUMNS = ("id", "state", "module", "function", "package", "submitted_at", "run_seconds")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (wait, status, answer, logs, cancel, ls):
+        app.command()(command)
+
+
+def wait(
+    ids: TaskIds,
+    timeout: Annotated[float | None, typer.Option(help="Seconds before giving up.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Wait until all tasks have ended; exit 1 if any has no answer, 124 if time was up before."""
+    client = Client()
+    end = None if timeout is None else time.monotonic() + timeout
+    late = False
+    for task in ids:
+        left = None if end is None else max(end - time.monotonic(), 0)
+        try:
+            with suppress(TaskCancelled):
+                client.future(task).exception(left)
+        except NotFinished:
+            late = True
+    rows = [as_row(client.status(task)) for task in ids]
+    show_rows(rows, ("id", "state"), output)
+    if late:
+        raise typer.Exit(NOT_FINISHED)
+    if any(row["state"] != "succeeded" for row in rows):
+        raise typer.Exit(TASK_FAILED)
+
+
+def status(id: TaskId, output: Output = Format.TABLE) -> None:
+    """Show all that is known of a task."""
+    show_one(as_row(Client().status(id)), output)
+
+
+def answer(id: TaskId) -> None:
+    """Print the answer of a task that has ended."""
+    client = Client()
+    try:
+        reply = client.session.send(requests.read_answer(id))
+    except Conflict as error:
+        raise TaskError(f"task {id}: {error}", task=id) from error
+    if reply.status == 202:
+        raise NotFinished(f"task {id} has not ended; wait for it: task-server wait {id}")
+    if "json" in reply.headers.get("content-type", ""):
+        print(requests.text_of(reply))
+    elif sys.stdout.isatty():
+        note("the answer is pickled: redirect it into a file, or read it with the Python client")
+        raise typer.Exit(TASK_FAILED)
+    else:
+        sys.stdout.buffer.write(reply.body)
+
+
+def logs(id: TaskId) -> None:
+    """Print what a task has printed so far."""
+    sys.stdout.write(Client().future(id).logs())
+
+
+def cancel(ids: TaskIds) -> None:
+    """Cancel tasks, also running ones; exit 1 if any had ended otherwise before."""
+    client = Client()
+    outcomes = {task: client.cancel(task) for task in ids}
+    for task, is_cancelled in outcomes.items():
+        print(f"{task} {'cancelled' if is_cancelled else 'had ended before'}")
+    if not all(outcomes.values()):
+        raise typer.Exit(TASK_FAILED)
+
+
+def ls(
+    state: Annotated[str | None, typer.Option(help="queued, running, failed ...")] = None,
+    function: Annotated[str | None, typer.Option(help="module:qualname.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Id of a batch.")] = None,
+    tag: Annotated[str | None, typer.Option(help="A tag.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 20,
+    cursor: Annotated[str | None, typer.Option(help="Where the last page ended.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List tasks, the newest first."""
+    request = requests.list_tasks(
+        state=state, function=function, batch=batch, tag=tag, limit=limit, cursor=cursor
+    )
+    body = Client().session.send(request).body
+    rows: list[Row] = list(rows_of(body, "tasks"))
+    show_rows(rows, _COLUMNS, output)
+    following = msgspec.json.decode(body, type=_Page).next
+    if following:
+        note(f"more: --cursor {following}")
+
+
+class _Page(msgspec.Struct):
+    next: str | None = None

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from task_server import errors
+from task_server.cli import calls, environments, functions, tasks, workers
+from task_server.cli.application import run
+from task_server.client.client import Client
+from task_server.client.requests import Reply, Request
+from tests.client.scripted import (
+    ESTIMATE,
+    ID,
+    Handler,
+    ScriptedTransport,
+    problem,
+    reply,
+    submitted,
+    view,
+)
+
+Out = pytest.CaptureFixture[str]
+Use = Callable[[Handler], ScriptedTransport]
+
+DONE = view(
+    encoding="json",
+    answer="1,234,567",
+    ended_at="2026-01-01T00:00:00.800000Z",
+    install_seconds=0.6,
+)
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Commands talk to the handler that is given."""
+
+    def use(handler: Handler) -> ScriptedTransport:
+        transport = ScriptedTransport(handler)
+        for module in (calls, tasks, workers, functions, environments):
+            monkeypatch.setattr(module, "Client", lambda: Client(transport=transport))
+        return transport
+
+    return use
+
+
+def a_server(**fields: Any) -> Handler:
+    """Every task ends as DONE, but for `fields`."""
+
+    def handle(request: Request) -> Reply:
+        if request.path.startswith("/v1/estimates"):
+            return reply(200, ESTIMATE)
+        if request.path.endswith("/logs"):
+            return Reply(200, {}, b"printed\n")
+        if request.path.endswith("/answer"):
+            return Reply(200, {"content-type": "application/json"}, b'"1,234,567"')
+        if request.method == "POST":
+            return submitted()
+        return reply(200, {**DONE, **fields})
+
+    return handle
+
+
+def test_call_prints_the_answer_and_tells_the_rest_on_stderr(use: Use, capsys: Out) -> None:
+    transport = use(a_server())
+
+    status = run(["call", "humanize:intcomma", "1234567", "-k", "b=[1]", "-p", "humanize"])
+
+    printed = capsys.readouterr()
+    assert status == 0
+    assert printed.out == '"1,234,567"\n'
+    assert printed.err == "printed\n0.8 s (0.6 s install); next call 1-3 ms\n"
+    (body,) = transport.bodies("POST", "/v1/tasks")
+    assert body["package"] == "humanize" and body["result_encoding"] == "json"
+    assert body["args"] == [1234567] and body["kwargs"] == {"b": [1]}
+
+
+def test_arguments_are_json_else_text(use: Use) -> None:
+    transport = use(a_server())
+
+    run(["submit", "m:f", "-5", "1e3", "null", "NaN", "a b", '"7"', "{", "-k", "x=-1", "-k", "y=="])
+
+    (body,) = transport.bodies("POST", "/v1/tasks")
+    assert body["args"] == [-5, 1000.0, None, "NaN", "a b", "7", "{"]
+    assert body["kwargs"] == {"x": -1, "y": "="}
+
+
+def test_task_options_are_passed_on(use: Use) -> None:
+    transport = use(a_server())
+
+    options = "--timeout 5 --retries 2 --priority 3 --tag a --tag b --python 3.12 -p x -p y"
+    run(["submit", "m:f", *options.split()])
+
+    (body,) = transport.bodies("POST", "/v1/tasks")
+    del body["id"]
+    assert body == {
+        "function": "m:f",
+        "args": [],
+        "timeout": 5.0,
+        "retries": {"max": 2},
+        "priority": 3,
+        "tags": ["a", "b"],
+        "python": "3.12",
+        "package": ["x", "y"],
+        "result_encoding": "json",
+    }
+
+
+def test_submit_prints_the_id(use: Use, capsys: Out) -> None:
+    use(a_server())
+
+    run(["submit", "m:f"])
+    run(["submit", "m:f", "-o", "json"])
+
+    assert capsys.readouterr().out == f'{ID}\n{{\n  "id": "{ID}"\n}}\n'
+
+
+def test_a_failed_task_shows_the_remote_traceback_and_exits_with_1(use: Use, capsys: Out) -> None:
+    error = {"kind": "exception", "type": "ZeroDivisionError", "message": "division by zero"}
+    use(a_server(state="failed", error={**error, "traceback": "Traceback ...\nboom\n"}))
+
+    status = run(["call", "m:f"])
+
+    printed = capsys.readouterr()
+    assert status == 1 and printed.out == ""
+    assert "ZeroDivisionError: division by zero" in printed.err
+    assert "raise" not in printed.err
+
+
+def test_what_is_not_finished_in_time_exits_with_124(use: Use, capsys: Out) -> None:
+    use(a_server(state="running"))
+
+    assert run(["call", "m:f", "--wait", "0"]) == 124
+    assert run(["wait", ID, "--timeout", "0"]) == 124
+
+    printed = capsys.readouterr()
+    assert ID in printed.err and "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.ServerUnreachable("no server at http://x"), 3),
+        (errors.Unauthorized("no such token"), 4),
+        (errors.NotFound("no such task"), 4),
+        (errors.Invalid("package: no such name"), 4),
+        (errors.TaskCancelled("cancelled"), 1),
+        (errors.NotFinished("later"), 124),
+        (errors.ProfileError("others can read it"), 2),
+    ],
+)
+def test_expected_errors_are_one_line_and_a_status(
+    use: Use, capsys: Out, error: Exception, status: int
+) -> None:
+    def fail(request: Request) -> Reply:
+        raise error
+
+    transport = use(fail)
+    error.__cause__ = ConnectionRefusedError()
+
+    assert run(["status", ID]) == status
+    assert capsys.readouterr().err == f"task-server: {error}\n"
+    assert len(transport.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["call"],
+        ["call", "m:f", "--no-such-option"],
+        ["call", "m:f", "-k", "novalue"],
+        ["nothing"],
+        ["ls", "-o", "yaml"],
+        ["map", "m:f", "/no/such/file"],
+        ["serve", "--port", "70000"],
+        ["serve", "--auth", "none", "--host", "0.0.0.0"],
+        ["worker"],
+        ["token", "create", "--kind", "king"],
+    ],
+)
+def test_wrong_usage_exits_with_2(use: Use, capsys: Out, arguments: list[str]) -> None:
+    use(a_server())
+
+    assert run(arguments) == 2
+
+    printed = capsys.readouterr()
+    assert printed.out == "" and "Usage:" in printed.err and "Traceback" not in printed.err
+
+
+def test_wait_tells_how_each_task_ended(use: Use, capsys: Out) -> None:
+    use(a_server(state="failed"))
+
+    assert run(["wait", ID, "-o", "ndjson"]) == 1
+
+    assert json.loads(capsys.readouterr().out)["state"] == "failed"
+
+
+def test_status_has_a_line_for_what_is_known(use: Use, capsys: Out) -> None:
+    use(a_server())
+
+    assert run(["status", ID]) == 0
+
+    lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["state"].strip() == "succeeded" and lines["install_seconds"].strip() == "0.6"
+    assert "worker" not in lines
+
+
+def test_an_answer_that_is_not_there_yet_exits_with_124(use: Use) -> None:
+    use(lambda request: reply(202, {"state": "queued"}))
+
+    assert run(["answer", ID]) == 124
+
+
+def test_a_task_that_has_no_answer_exits_with_1(use: Use, capsys: Out) -> None:
+    use(lambda request: problem(409, "conflict", "the task is failed, it has no answer"))
+
+    assert run(["answer", ID]) == 1
+    assert "it has no answer" in capsys.readouterr().err
+
+
+def test_waiting_for_a_cancelled_task_shows_it(use: Use, capsys: Out) -> None:
+    use(a_server(state="cancelled"))
+
+    assert run(["wait", ID]) == 1
+    assert "cancelled" in capsys.readouterr().out
+
+
+def test_answer_and_logs_print_what_the_server_has(use: Use, capsys: Out) -> None:
+    use(a_server())
+
+    run(["answer", ID])
+    run(["logs", ID])
+
+    assert capsys.readouterr().out == '"1,234,567"\nprinted\n'
+
+
+def test_cancel_exits_with_1_when_a_task_had_ended(use: Use, capsys: Out) -> None:
+    use(a_server(state="cancelled"))
+    assert run(["cancel", ID]) == 0
+
+    use(a_server(state="succeeded"))
+    assert run(["cancel", ID]) == 1
+
+    assert capsys.readouterr().out == f"{ID} cancelled\n{ID} had ended before\n"
+
+
+def test_ls_filters_and_pages(use: Use, capsys: Out) -> None:
+    transport = use(lambda request: reply(200, {"tasks": [view()], "next": "abc"}))
+
+    run(["ls", "--state", "queued", "--tag", "x", "--limit", "5"])
+
+    printed = capsys.readouterr()
+    assert transport.requests[0].path == "/v1/tasks?state=queued&tag=x&limit=5"
+    assert printed.out.split()[:2] == ["id", "state"] and ID in printed.out
+    assert printed.err == "more: --cursor abc\n"
+
+
+def test_lists_of_other_things(use: Use, capsys: Out) -> None:
+    use(
+        lambda request: reply(
+            200, {"workers": [{"name": "w1"}], "functions": [{"function": "m:f"}], "digest": "d"}
+        )
+    )
+
+    for command in (["workers", "ls"], ["functions", "ls"], ["env", "show", "d"]):
+        assert run([*command, "-o", "ndjson"]) == 0
+
+    out = capsys.readouterr().out.splitlines()
+    assert json.loads(out[0]) == {"name": "w1"} and json.loads(out[1]) == {"function": "m:f"}
+    assert json.loads(out[2])["digest"] == "d"
+
+
+def test_map_prints_an_answer_for_each_line(use: Use, capsys: Out, tmp_path: Path) -> None:
+    file = tmp_path / "calls.ndjson"
+    file.write_text('[1, 2]\n{"x": 3}\n\n"text"\n')
+    error = {"kind": "timeout", "type": "", "message": "1 s", "traceback": ""}
+    lines = [
+        {"index": 0, "id": "a", "state": "succeeded", "encoding": "json", "answer": 1.50},
+        {"index": 1, "id": "b", "state": "failed", "error": error},
+        {"index": 2, "id": "c", "state": "succeeded", "encoding": "json", "answer": [2]},
+    ]
+
+    def handle(request: Request) -> Any:
+        if "/answers" in request.path:
+            return [json.dumps(line).encode() + b"\n" for line in lines]
+        told = {"batch": "b", "ids": ["a", "b", "c"], "duplicate": False, "estimate": ESTIMATE}
+        return reply(202, told)
+
+    transport = use(handle)
+
+    assert run(["map", "m:f", str(file)]) == 1
+    table = capsys.readouterr()
+    assert run(["map", "m:f", str(file), "-o", "ndjson"]) == 1
+    full = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    assert table.out == "1.5\nnull\n[2]\n"
+    assert "1: TaskFailed" in table.err and "1 of 3 tasks have no answer" in table.err
+    assert [row["state"] for row in full] == ["succeeded", "failed", "succeeded"]
+    body = transport.bodies("POST", "/v1/tasks")[0]
+    assert [{k: v for k, v in task.items() if k != "id"} for task in body["tasks"]] == [
+        {"args": [1, 2]},
+        {"args": [], "kwargs": {"x": 3}},
+        {"args": ["text"]},
+    ]
+
+
+def test_estimate_says_when_it_guesses(use: Use, capsys: Out) -> None:
+    use(lambda request: reply(200, ESTIMATE))
+    run(["estimate", "m:f", "1"])
+    assert capsys.readouterr().out == "2 ms, most likely 1-3 ms\n"
+
+    total = {**ESTIMATE["total"], "unknown_tasks": 1}  # type: ignore[dict-item]
+    use(lambda request: reply(200, {**ESTIMATE, "calls": [], "total": total}))
+    run(["estimate", "m:f", "1"])
+    assert "a guess" in capsys.readouterr().out
+
+
+def test_a_refused_log_does_not_hide_the_answer(use: Use, capsys: Out) -> None:
+    inner = a_server()
+
+    def handle(request: Request) -> Any:
+        if "/logs" in request.path or "/estimates" in request.path:
+            return problem(404, "not_found")
+        return inner(request)
+
+    use(handle)
+
+    assert run(["call", "m:f"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == '"1,234,567"\n' and printed.err == "0.8 s (0.6 s install)\n"
+
+
+def test_without_typer_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['typer'] = None; from task_server.cli import main; main()"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert ran.returncode == 2
+    assert "pip install 'task-server[all]'" in ran.stderr and "Traceback" not in ran.stderr
