@@ -14,21 +14,18 @@ class Shares:
         self.active = set(active)
         """Owners that had something to deal the last time."""
         self.charged = {**dict.fromkeys(self.active, 0.0), **kept}
-        self.floor = self._least() if self.active else max(kept.values(), default=0.0)
+        self.floor = max(kept.values(), default=0.0)
         """The least share of those; others are lifted to it when they come back."""
         self._kept = dict(kept)
 
-    def _least(self) -> float:
-        return min(self.charged[owner] for owner in self.active)
-
     def begin(self, owners: Iterable[int]) -> None:
         """Before a deal: lift owners that come back from idle, so that idling saves up nothing."""
+        if self.active:
+            self.floor = min(self.charged[owner] for owner in self.active)
         present = set(owners)
         for owner in present - self.active:
             self.charged[owner] = max(self.charged.get(owner, 0.0), self.floor)
         self.active = present
-        if present:
-            self.floor = self._least()
 
     def charge(self, owner: int, seconds: float) -> float:
         """Charge an owner; gives its share."""

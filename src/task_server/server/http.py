@@ -117,6 +117,7 @@ class Call:
             if awaited.done():
                 return awaited.result()
             awaited.cancel()
+            await asyncio.wait((awaited,))
             raise Disconnected
         finally:
             gone.cancel()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from task_server.store.contract import Ended
+from task_server.store.rows import AnswerRow
 
 MAXIMUM_LIVE = 20_000
 """Ends that a slow reader of a batch may lag behind before it reads the store again."""
@@ -19,7 +20,7 @@ class BatchWatch:
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()
-        self.ended: dict[int, Ended] = {}
+        self.ended: dict[int, Ended | AnswerRow] = {}
         """Position -> end, since the watch began, until taken."""
         self.has_missed = False
         """Some were not kept: the store has them."""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from task_server.server.service.views import answer_line
 from task_server.server.state import State
-from task_server.server.waiting import BatchWatch
+from task_server.server.waiting import MAXIMUM_LIVE, BatchWatch
 from task_server.store.contract import Ended
 from task_server.store.rows import AnswerRow, BatchRow
 
@@ -20,24 +20,31 @@ async def in_order(
 ) -> AsyncIterator[bytes]:
     """Lines by position from `start` on; a line's cursor is the position after it."""
     position = start
+    read_to: int | None = start
     deadline = asyncio.get_running_loop().time() + seconds
     with state.waiting.batch(row.batch) as watch:
-        is_read = False
         while True:
             watch.changed.clear()
-            found: Sequence[Ended | AnswerRow] = _live_in_order(watch, position)
-            if not found and (watch.has_missed or not is_read):
-                watch.has_missed = False
-                found = await state.store.answers_in_order(row.batch, position, PIECE)
-                is_read = len(found) < PIECE
+            if watch.has_missed:
+                watch.has_missed, read_to = False, position
+            found = _live_in_order(watch, position)
             if found:
                 position += len(found)
-                _forget_before(watch, position)
                 yield b"".join(answer_line(end, f"{end.position + 1:x}") for end in found)
+            elif read_to is not None and len(watch.ended) < MAXIMUM_LIVE:
+                read_to = await _read_on(state, row, watch, read_to)
             elif await _is_over(state, row, owner, position) or not await _wait(
                 state, watch, deadline
             ):
                 return
+
+
+async def _read_on(state: State, row: BatchRow, watch: BatchWatch, start: int) -> int | None:
+    """Take ends that came before the watch; gives where to read on, None when all are taken."""
+    rows = await state.store.answers_in_order(row.batch, start, PIECE)
+    for each in rows:
+        watch.ended.setdefault(each.position, each)
+    return rows[-1].position + 1 if len(rows) == PIECE else None
 
 
 def _live_in_order(watch: BatchWatch, position: int) -> list[Ended | AnswerRow]:
@@ -46,11 +53,6 @@ def _live_in_order(watch: BatchWatch, position: int) -> list[Ended | AnswerRow]:
         found.append(watch.ended.pop(position))
         position += 1
     return found
-
-
-def _forget_before(watch: BatchWatch, position: int) -> None:
-    for early in [each for each in watch.ended if each < position]:
-        del watch.ended[early]
 
 
 async def as_ended(
@@ -108,7 +110,7 @@ async def _wait(state: State, watch: BatchWatch, deadline: float) -> bool:
     left = deadline - asyncio.get_running_loop().time()
     if left <= 0 or state.waiting.is_closed:
         return False
-    if not watch.changed.is_set() and not watch.ended:
+    if not watch.changed.is_set():
         waiter = asyncio.ensure_future(watch.changed.wait())
         try:
             await asyncio.wait((waiter,), timeout=left)

@@ -12,7 +12,7 @@ from msgspec import Struct
 from task_server.protocol.tasks import Error
 from task_server.store import transitions
 from task_server.store.contract import AttemptReport, Ended, Kind, LeaseKey
-from task_server.store.sqlite.group import Group, encoding_of, outcome_columns, sane
+from task_server.store.sqlite.group import Group, encoding_of, outcome_columns
 from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import Queued
 from task_server.store.states import Encoding, State
@@ -148,9 +148,8 @@ def end_attempt(
 
 def settle(group: Group, row: FullRow, *, seconds: float) -> None:
     """An attempt took `seconds`, not what its owner was charged at the lease."""
-    group.memory.shares.settle(
-        row.kind.spec.owner, predicted=abs(row.predicted), seconds=sane(seconds)
-    )
+    owner = row.kind.spec.owner
+    group.memory.shares.settle(owner, predicted=abs(row.predicted), seconds=seconds)
 
 
 def write_change(

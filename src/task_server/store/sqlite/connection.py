@@ -18,12 +18,14 @@ class DatabaseUnusable(TaskServerError):
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
+    return sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=10.0
     )
+
+
+def _configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = OFF")  # the verbs keep them; checking costs a third
     connection.execute("PRAGMA cache_size = -65536")  # KiB
-    return connection
 
 
 def open_writer(path: Path) -> sqlite3.Connection:
@@ -36,6 +38,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     is_new = not path.exists() or path.stat().st_size == 0
     connection = _connect(path)
     try:
+        _configure(connection)
         if is_new:
             path.chmod(0o600)
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
@@ -43,12 +46,11 @@ def open_writer(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")
         _migrate(connection)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, DatabaseUnusable) as error:
         connection.close()
+        if isinstance(error, DatabaseUnusable):
+            raise
         raise unusable(path, error) from error
-    except DatabaseUnusable:
-        connection.close()
-        raise
     return connection
 
 
@@ -68,6 +70,7 @@ def is_fatal(error: Exception) -> bool:
 def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that only reads."""
     connection = _connect(path)
+    _configure(connection)
     connection.execute("PRAGMA query_only = ON")
     return connection
 

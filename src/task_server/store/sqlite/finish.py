@@ -17,7 +17,7 @@ from task_server.store.sqlite.change import (
     settle,
     write_change,
 )
-from task_server.store.sqlite.group import Group, outcome_columns, sane
+from task_server.store.sqlite.group import Group, outcome_columns
 from task_server.store.sqlite.many import write_many
 from task_server.store.sqlite.memory import Running, Session
 from task_server.store.states import Encoding, State
@@ -51,6 +51,8 @@ def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> 
     """Decide each report; of several for one lease the first that ends its task counts."""
     held: dict[int, tuple[AttemptReport, Running]] = {}
     for index, report in enumerate(reports):
+        if report.used is not None:
+            report.used = plausible(report.used)
         running = _held_to_its_end(session, report)
         if running is not None:
             held[index] = (report, running)
@@ -61,6 +63,17 @@ def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> 
         Decided(200) if index in held else _decide(group, session, report)
         for index, report in enumerate(reports)
     ]
+
+
+def plausible(used: Used) -> Used:
+    """What a worker measured, nothing where that cannot be: one NaN would spoil a sum for ever."""
+    durations = (used.run_seconds, used.install_seconds, used.import_seconds, used.cpu_seconds)
+    is_plausible = all(0.0 <= seconds < 1e9 for seconds in durations)
+    return (
+        used
+        if is_plausible and 0 <= used.peak_bytes < 2**60
+        else Used(resolved=used.resolved, worker=used.worker)
+    )
 
 
 def _held_to_its_end(session: Session, report: AttemptReport) -> Running | None:
@@ -113,9 +126,7 @@ def _count_end(group: Group, report: AttemptReport, running: Running, n: int) ->
         is_success=is_success,
         queue_seconds=running.started_at - running.submitted_at,
     )
-    group.memory.shares.settle(
-        owner, predicted=abs(running.predicted), seconds=sane(used.run_seconds)
-    )
+    group.memory.shares.settle(owner, predicted=abs(running.predicted), seconds=used.run_seconds)
     group.count_end(running.batch, state)
     group.ended.append(
         Ended(

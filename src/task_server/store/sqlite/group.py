@@ -208,15 +208,14 @@ class Group:
     ) -> None:
         """Count an attempt that ended with an answer or a failure."""
         if is_success:
-            statistics.count(sane(used.run_seconds))
+            statistics.count(used.run_seconds)
         else:
             statistics.failures += 1
-        statistics.queue_seconds += sane(queue_seconds)
-        statistics.install_seconds += sane(used.install_seconds)
-        statistics.import_seconds += sane(used.import_seconds)
-        statistics.cpu_seconds += sane(used.cpu_seconds)
-        if statistics.peak_bytes < used.peak_bytes < 2**62:
-            statistics.peak_bytes = used.peak_bytes
+        statistics.queue_seconds += max(queue_seconds, 0.0)
+        statistics.install_seconds += used.install_seconds
+        statistics.import_seconds += used.import_seconds
+        statistics.cpu_seconds += used.cpu_seconds
+        statistics.peak_bytes = max(statistics.peak_bytes, used.peak_bytes)
         self.statistics.add(statistics)
 
     def write_outcomes(self, outcomes: list[tuple[int, bytes]]) -> None:
@@ -295,11 +294,6 @@ class Group:
 def outcome_columns(outcome: bytes | None) -> bytes | None:
     """The outcome as it lies in the row; None when it goes to the payloads."""
     return outcome if outcome is None or len(outcome) <= INLINE_BYTES else None
-
-
-def sane(seconds: float) -> float:
-    """A duration that somebody measured, or 0.0: one NaN would spoil a sum for ever."""
-    return seconds if 0.0 <= seconds < 1e9 else 0.0
 
 
 def secrets(count: int) -> list[bytes]:

@@ -44,7 +44,7 @@ class Reads:
         return await self.read(lambda connection: reads.batch_kinds(connection, batch))
 
     async def answers_in_order(self: Lends, batch: int, start: int, limit: int) -> list[AnswerRow]:
-        """Members of a batch from position `start` on, up to the first that has not ended."""
+        """Members of a batch that have ended, from position `start` on, by position."""
         return await self.read(
             lambda connection: reads.answers_in_order(connection, batch, start, limit)
         )

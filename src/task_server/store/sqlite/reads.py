@@ -96,17 +96,13 @@ def _answer_row(row: tuple) -> AnswerRow:  # type: ignore[type-arg]  # a databas
 def answers_in_order(
     connection: sqlite3.Connection, batch: int, start: int, limit: int
 ) -> list[AnswerRow]:
-    """Members of a batch from position `start` on, up to the first that has not ended."""
+    """Members of a batch that have ended, from position `start` on, by position."""
     rows = connection.execute(
-        f"{_ANSWER} WHERE t.batch = ? AND t.position >= ? ORDER BY t.position LIMIT ?",
+        f"{_ANSWER} WHERE t.batch = ? AND t.position >= ? AND t.n IS NOT NULL"
+        " ORDER BY t.position LIMIT ?",
         (batch, start, limit),
     )
-    found = []
-    for row in rows:
-        if row[3] is None:
-            break
-        found.append(_answer_row(row))
-    return found
+    return [_answer_row(row) for row in rows]
 
 
 def answers_as_ended(

@@ -173,7 +173,9 @@ def _bound_windows(group: Group) -> None:
 
 def locked(group: Group, text: str, *, environment: str, python: str, lock: str) -> None:
     """A request has its lock: its lanes can be leased from."""
-    request = group.memory.requests[text]
+    request = group.memory.requests.get(text)
+    if request is None:
+        return
     group.connection.execute(
         "INSERT OR IGNORE INTO environments (environment, python, lock, created_at)"
         " VALUES (?, ?, ?, ?)",
@@ -189,7 +191,9 @@ def locked(group: Group, text: str, *, environment: str, python: str, lock: str)
 
 def lock_failed(group: Group, text: str, message: str) -> None:
     """T15: the lock failed for good, and so do the tasks that wait for it."""
-    request = group.memory.requests[text]
+    request = group.memory.requests.get(text)
+    if request is None or request.environment is not None:
+        return
     group.write_fresh()
     error = Error(kind="environment", type="EnvironmentError", message=message)
     report = AttemptReport(
