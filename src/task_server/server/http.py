@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from task_server.errors import Invalid, Malformed, RequestError, TooLarge, WrongMediaType
+from task_server.protocol.payload import check_payload, check_text
 from task_server.protocol.tasks import Problem
 from task_server.server.access import Caller
 
@@ -25,7 +27,11 @@ NDJSON = b"application/x-ndjson"
 BYTES = b"application/octet-stream"
 PROBLEM = b"application/problem+json"
 
+MAXIMUM_QUERY_FIELDS = 100
+MAXIMUM_CURSOR = 2**63 - 1
+
 encode = msgspec.json.Encoder().encode
+_anything = msgspec.json.Decoder(Raw)
 
 
 class Reply(Struct):
@@ -67,7 +73,9 @@ class Call:
         text = self.scope["query_string"].decode("latin-1")
         if not text:
             return {}
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=100)
+        if text.count("&") >= MAXIMUM_QUERY_FIELDS:
+            raise Invalid(f"more than {MAXIMUM_QUERY_FIELDS} query fields")
+        pairs = parse_qsl(text, keep_blank_values=True)
         found = dict(pairs)
         for key, _ in pairs:
             if key not in allowed:
@@ -159,14 +167,46 @@ def seconds_in(query: dict[str, str], name: str, *, most: float) -> float:
     return min(seconds, most)
 
 
+def cursor_in(query: dict[str, str]) -> int | None:
+    """Where a page begins, None when the query does not say. Raises Invalid."""
+    text = query.get("cursor")
+    if text is None:
+        return None
+    is_number = len(text) <= 16 and re.fullmatch("[0-9a-f]+", text) is not None
+    if not is_number or int(text, 16) > MAXIMUM_CURSOR:
+        raise Invalid("cursor is what the page before said", field="cursor")
+    return int(text, 16)
+
+
+def check_object(body: bytes) -> None:
+    """Raise Malformed unless the body is text that begins like a JSON object."""
+    check_text(body)
+    if body.lstrip()[:1] != b"{":
+        raise Malformed("the body is not a JSON object")
+
+
 def decode(raw: bytes, decoder: msgspec.json.Decoder[T], *, prefix: str = "") -> T:
     """Decode an envelope. Raises Malformed for what is no JSON, Invalid naming the field else."""
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
+        _check_syntax(raw)  # a field can be wrong before the text breaks off
         raise invalid(str(error), prefix) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Malformed(f"the body is not valid JSON: {error}") from None
+        raise _malformed(raw, error) from None
+
+
+def _check_syntax(raw: bytes) -> None:
+    try:
+        _anything.decode(raw)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise _malformed(raw, error) from None
+
+
+def _malformed(raw: bytes, error: Exception) -> Malformed:
+    if b"\\u" in raw:
+        check_payload(raw, "body")  # half a letter is JSON, only no text: 422
+    return Malformed(f"the body is not valid JSON: {error}")
 
 
 def invalid(text: str, prefix: str = "") -> Invalid:

@@ -52,8 +52,6 @@ class Door:
     def __init__(self, state: State, routes: Sequence[Route]) -> None:
         self._state = state
         self._routes = {route.method: route for route in routes}
-        if "GET" in self._routes and "HEAD" not in self._routes:
-            self._routes["HEAD"] = self._routes["GET"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""

@@ -25,3 +25,5 @@ class State(Struct):
     default_python: str
     """Minor version that a task gets if it names none."""
     is_stopping: bool = False
+    versions: dict[str, dict[str, str]] = {}
+    """Environment -> what is in it, of those that were asked for."""

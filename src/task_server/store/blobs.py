@@ -71,7 +71,7 @@ class Blobs:
                     raise Invalid("the content has another SHA-256 than its name says")
                 await asyncio.to_thread(self._keep, file, partial, digest)
         except BaseException:
-            Path(partial).unlink(missing_ok=True)
+            _discard(partial)
             raise
         return size
 
@@ -104,6 +104,10 @@ class Blobs:
         with file:
             while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
                 yield piece
+
+
+def _discard(partial: str) -> None:
+    Path(partial).unlink(missing_ok=True)
 
 
 async def _one(data: bytes) -> AsyncIterator[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
 import re
@@ -53,8 +52,7 @@ class Resources:
             await self._download(name, Path(partial))
             await asyncio.to_thread(_keep, Path(partial), name, path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)  # noqa: PTH108  # pathlib's is taken for a slow one here
+            _discard(partial)
         return path
 
     async def _download(self, name: str, target: Path) -> None:
@@ -94,6 +92,10 @@ class Resources:
             wait = min(wait * 2, 10.0)
         if reply.status >= 400:
             raise refusal(reply)
+
+
+def _discard(partial: str) -> None:
+    Path(partial).unlink(missing_ok=True)
 
 
 def _keep(partial: Path, name: str, path: Path) -> None:

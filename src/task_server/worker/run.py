@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+from importlib.metadata import version
 
 from task_server.settings import WorkerSettings
 from task_server.worker import process_tree
@@ -38,10 +39,8 @@ def run(settings: WorkerSettings) -> int:
 
 
 async def _run(settings: WorkerSettings) -> None:
-    from task_server import __version__
-
     process_tree.end_marked(f"{settings.data.expanduser().absolute() / 'runners'}/")
-    agent = Agent(settings, version=__version__)
+    agent = Agent(settings, version=version("task-server"))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.drain)

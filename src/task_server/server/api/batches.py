@@ -9,6 +9,7 @@ import msgspec
 
 from task_server.errors import Invalid
 from task_server.protocol import ids
+from task_server.protocol.payload import check_keys
 from task_server.protocol.tasks import NewBatch
 from task_server.server.api.tasks import MAXIMUM_WAIT, absent, identifier
 from task_server.server.http import (
@@ -16,6 +17,8 @@ from task_server.server.http import (
     Call,
     Reply,
     check_json,
+    check_object,
+    cursor_in,
     decode,
     encode,
     seconds_in,
@@ -34,15 +37,18 @@ async def post(state: State, call: Call) -> Reply:
     """Open a batch."""
     check_json(call)
     call.query()
-    asked = decode(await call.body(state.settings.plain_body_bytes), _new)
+    body = await call.body(state.settings.plain_body_bytes)
+    check_object(body)
+    asked = decode(body, _new)
+    check_keys(body)
     spec = batch_spec(asked, state.clock(), is_open=True)
     accepted = await state.store.open_batch(call.caller.owner, spec)
-    body = {"id": ids.to_text(spec.id), "duplicate": accepted.duplicate}
-    return Reply(encode(body), 200 if accepted.duplicate else 201)
+    told = {"id": ids.to_text(spec.id), "duplicate": accepted.duplicate}
+    return Reply(encode(told), 200 if accepted.duplicate else 201)
 
 
 async def _find(state: State, call: Call) -> BatchRow:
-    batch = identifier(call.params["id"])
+    batch = identifier(call.params["id"], "batch")
     row = await state.store.batch(batch, call.caller.sees)
     if row is None:
         raise absent(state, batch, "batch")
@@ -80,7 +86,7 @@ async def _done(state: State, call: Call, batch: int, seconds: float) -> None:
 async def close(state: State, call: Call) -> Reply:
     """No more tasks come."""
     call.query()
-    batch = identifier(call.params["id"])
+    batch = identifier(call.params["id"], "batch")
     if not await state.store.close_batch(call.caller.sees, batch):
         raise absent(state, batch, "batch")
     row = await _find(state, call)
@@ -91,7 +97,7 @@ async def close(state: State, call: Call) -> Reply:
 async def cancel(state: State, call: Call) -> Reply:
     """End what has not ended, and close it."""
     call.query()
-    batch = identifier(call.params["id"])
+    batch = identifier(call.params["id"], "batch")
     cancelled = await state.store.cancel_batch(call.caller.sees, batch)
     if cancelled is None:
         raise absent(state, batch, "batch")
@@ -107,10 +113,7 @@ async def get_answers(state: State, call: Call) -> Reply:
     if order not in ("submitted", "finished"):
         raise Invalid("order is submitted or finished", field="order")
     wait = seconds_in(query, "wait", most=MAXIMUM_STREAM) if "wait" in query else MAXIMUM_STREAM
-    try:
-        cursor = int(query.get("cursor", "0"), 16)
-    except ValueError:
-        raise Invalid("cursor is what the last line said", field="cursor") from None
+    cursor = cursor_in(query) or 0
     row = await _find(state, call)
     follow = answers.in_order if order == "submitted" else answers.as_ended
     lines = follow(state, row, call.caller.sees, cursor, wait)

@@ -49,4 +49,5 @@ async def _may_read(state: State, caller: Caller, name: str) -> bool:
 ROUTES = [
     Route("PUT", "/v1/blobs/{name}", put, BOTH),
     Route("GET", "/v1/blobs/{name}", get, BOTH),
+    Route("HEAD", "/v1/blobs/{name}", get, BOTH),
 ]

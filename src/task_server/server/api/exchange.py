@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from task_server.errors import Invalid, NoCommonProtocol, RequestError, TooLarge
-from task_server.protocol.payload import check_payload, check_text
+from task_server.errors import Invalid, NoCommonProtocol, NotFound, RequestError, TooLarge
+from task_server.protocol.payload import check_keys, check_payload
 from task_server.protocol.tasks import Error, ErrorKind
 from task_server.protocol.workers import PROTOCOL, Exchange, Join, Joined, Report
-from task_server.server.http import Call, Reply, check_json, decode, encode
+from task_server.server.http import Call, Reply, check_json, check_object, decode, encode
 from task_server.server.routing import USER, WORKER, Route
 from task_server.server.service import assignments
 from task_server.server.service.views import moment
@@ -39,7 +39,10 @@ NO_LEASE = LeaseKey(0, 0, bytes(16))
 async def join(state: State, call: Call) -> Reply:
     """A worker presents itself."""
     check_json(call)
-    asked = decode(await call.body(state.settings.plain_body_bytes), _joins)
+    body = await call.body(state.settings.plain_body_bytes)
+    check_object(body)
+    asked = decode(body, _joins)
+    check_keys(body)
     low, high = asked.protocol
     if not low <= PROTOCOL <= high:
         raise NoCommonProtocol(
@@ -54,7 +57,7 @@ async def join(state: State, call: Call) -> Reply:
         pythons=tuple(asked.pythons),
         labels=asked.labels,
         cpu=asked.cpu,
-        memory=asked.memory,
+        memory=None if asked.memory is None else _bytes(asked.memory),
         gpu=asked.gpu,
         platform=asked.platform[:200],
         sandbox=asked.sandbox,
@@ -70,8 +73,11 @@ async def exchange(state: State, call: Call) -> Reply:
     """Decide reports, renew, and hand out tasks; parks while there is nothing to tell."""
     check_json(call)
     body = await call.body(state.settings.body_bytes)
-    check_text(body)
+    check_object(body)
     asked = decode(body, _exchanges)
+    session = state.store.memory.sessions.get(asked.session)
+    if session is not None and session.worker_id != call.params["id"]:
+        raise NotFound("the session is another worker's")
     reports = [_report(state, report) for report in asked.reports]
     wait = 0.0 if state.is_stopping else min(max(asked.wait, 0.0), state.store.lease_seconds / 3)
     request = ExchangeRequest(
@@ -93,16 +99,17 @@ async def exchange(state: State, call: Call) -> Reply:
 
 
 def _reply(state: State, asked: Exchange, result: ExchangeResult) -> bytes:
-    pieces = [b'{"number":%d' % asked.number]
-    if result.decisions:
-        pieces.append(b',"decisions":' + _decisions(asked.reports, result.decisions))
-    if result.stop:
-        stop = [{"lease": lease, "why": why} for lease, why in result.stop]
-        pieces.append(b',"stop":' + encode(stop))
-    if result.tasks:
-        pieces.append(b',"tasks":' + assignments.as_json(state, result.tasks))
-    pieces.append(b"}")
-    return b"".join(pieces)
+    stop = [{"lease": lease, "why": why} for lease, why in result.stop]
+    return (
+        b'{"number":%d,"decisions":%s,"stop":%s,"give_back":[],"prepare":[],"drain":%s,"tasks":%s}'
+        % (
+            asked.number,
+            _decisions(asked.reports, result.decisions),
+            encode(stop),
+            encode(result.drain),
+            assignments.as_json(state, result.tasks),
+        )
+    )
 
 
 def _decisions(reports: Sequence[Report], decisions: Sequence[Decided]) -> bytes:
@@ -154,9 +161,14 @@ def _used(report: Report) -> Used:
         install_seconds=max(usage.install_seconds, 0.0),
         import_seconds=max(usage.import_seconds, 0.0),
         cpu_seconds=max(usage.cpu_seconds, 0.0),
-        peak_bytes=max(usage.peak_bytes, 0),
+        peak_bytes=_bytes(usage.peak_bytes),
         resolved=None if resolved is None else {"module": resolved.module, "rule": resolved.rule},
     )
+
+
+def _bytes(count: int) -> int:
+    """A count that a database column holds."""
+    return min(max(count, 0), 2**62)
 
 
 def _log(state: State, text: str | None) -> bytes:

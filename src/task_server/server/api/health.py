@@ -21,4 +21,8 @@ async def ready(state: State, call: Call) -> Reply:
     return Reply(encode({"ready": True}))
 
 
-ROUTES = [Route("GET", "/livez", live, PUBLIC), Route("GET", "/readyz", ready, PUBLIC)]
+ROUTES = [
+    Route(method, path, handler, PUBLIC)
+    for path, handler in (("/livez", live), ("/readyz", ready))
+    for method in ("GET", "HEAD")
+]

@@ -7,9 +7,9 @@ import asyncio
 import msgspec
 
 from task_server.environments.lock import parse_lock
-from task_server.errors import Conflict, Gone, Invalid, Malformed, NotFound
+from task_server.errors import Conflict, Gone, Invalid, NotFound
 from task_server.protocol import ids
-from task_server.protocol.payload import check_keys, check_payload, check_text
+from task_server.protocol.payload import check_keys, check_payload
 from task_server.protocol.plain import PlainAnswer, PlainException, PlainTask
 from task_server.protocol.tasks import Error
 from task_server.server.api.tasks import (
@@ -19,7 +19,15 @@ from task_server.server.api.tasks import (
     identifier,
     wait_for,
 )
-from task_server.server.http import Call, Reply, check_json, decode, encode, seconds_in
+from task_server.server.http import (
+    Call,
+    Reply,
+    check_json,
+    check_object,
+    decode,
+    encode,
+    seconds_in,
+)
 from task_server.server.routing import USER, WORKER, Route
 from task_server.server.service import estimate, submit
 from task_server.server.service.views import task_view
@@ -37,9 +45,7 @@ async def _object(state: State, call: Call) -> bytes:
     """The body, which is one JSON object."""
     check_json(call)
     body = await call.body(state.settings.plain_body_bytes)
-    check_text(body)
-    if body.lstrip()[:1] != b"{":
-        raise Malformed("the body is not a JSON object")
+    check_object(body)
     return body
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import Awaitable, Callable, Sequence
 
 from task_server.errors import Conflict, Gone, Invalid, NotFound
@@ -15,6 +16,7 @@ from task_server.server.http import (
     Call,
     Reply,
     check_json,
+    cursor_in,
     encode,
     problem,
     seconds_in,
@@ -38,7 +40,7 @@ async def post(state: State, call: Call) -> Reply:
     is_lines = check_json(call, NDJSON) == NDJSON
     query = call.query("wait", "batch")
     wait = seconds_in(query, "wait", most=MAXIMUM_WAIT)
-    into = identifier(query["batch"]) if "batch" in query else None
+    into = identifier(query["batch"], "batch") if "batch" in query else None
     body = await call.body(state.settings.body_bytes)
     prepared = await submit.prepare(
         state,
@@ -77,10 +79,10 @@ async def _post_one(state: State, call: Call, prepared: submit.Prepared, wait: f
         result = await submit.store(state, prepared)
         if result.accepted.ids[0] != task or result.accepted.duplicate:
             row = await wait_for(state, call, result.accepted.ids[0], wait)
-            return _shown(state, row) if row.state.is_terminal else _accepted(result)
+            return await _shown(state, row) if row.state.is_terminal else _accepted(result)
         await call.unless_gone(asyncio.ensure_future(until(ended, wait)))
     row = await find(state, call, task)
-    return _shown(state, row) if row.state.is_terminal else _accepted(result)
+    return await _shown(state, row) if row.state.is_terminal else _accepted(result)
 
 
 def _accepted(result: submit.Result) -> Reply:
@@ -89,7 +91,8 @@ def _accepted(result: submit.Result) -> Reply:
     return Reply(encode(reply), 202)
 
 
-def _shown(state: State, row: TaskRow) -> Reply:
+async def _shown(state: State, row: TaskRow) -> Reply:
+    await views.read_versions(state, [row])
     return Reply(encode(views.task_view(state, row)))
 
 
@@ -103,11 +106,11 @@ def idempotency_key(call: Call) -> str | None:
     return value.decode("latin-1")
 
 
-def identifier(text: str) -> bytes:
-    """The id in a path. Raises NotFound for what cannot be one."""
+def identifier(text: str, what: str = "task") -> bytes:
+    """The id in a path. Raises NotFound for what cannot be one, as for one that is not there."""
     found = ids.from_text(text)
     if found is None:
-        raise NotFound("there is no task or batch of that id")
+        raise NotFound(f"there is no {what} of that id")
     return found
 
 
@@ -139,7 +142,7 @@ async def wait_for(state: State, call: Call, task: bytes, seconds: float) -> Tas
 async def get(state: State, call: Call) -> Reply:
     """One task."""
     wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
-    return _shown(state, await wait_for(state, call, identifier(call.params["id"]), wait))
+    return await _shown(state, await wait_for(state, call, identifier(call.params["id"]), wait))
 
 
 async def answer(state: State, call: Call) -> Reply:
@@ -217,12 +220,13 @@ async def listed(state: State, call: Call) -> Reply:
         owner=call.caller.sees,
         state=_state(query.get("state")),
         function=query.get("function"),
-        batch=identifier(query["batch"]) if "batch" in query else None,
+        batch=identifier(query["batch"], "batch") if "batch" in query else None,
         tag=query.get("tag"),
-        before=_cursor(query.get("cursor")),
+        before=cursor_in(query),
         limit=_limit(query.get("limit")) + 1,
     )
     rows = await state.store.tasks(wanted)
+    await views.read_versions(state, rows)
     following = None
     if len(rows) == wanted.limit:
         rows = rows[:-1]
@@ -242,19 +246,10 @@ def _state(text: str | None) -> TaskState | None:
     return BY_WORD[text]
 
 
-def _cursor(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        return int(text[:16], 16)
-    except ValueError:
-        raise Invalid("cursor is what `next` of the page before said", field="cursor") from None
-
-
 def _limit(text: str | None) -> int:
     if text is None:
         return 100
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:9]) <= MAXIMUM_PAGE:
+    if re.fullmatch("[0-9]{1,9}", text) is None or not 0 < int(text) <= MAXIMUM_PAGE:
         raise Invalid(f"limit is a number from 1 to {MAXIMUM_PAGE}", field="limit")
     return int(text)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from datetime import datetime
 from hashlib import blake2b
 from typing import TypeVar
@@ -69,7 +70,10 @@ class Body(Struct):
 class Reader:
     """Reads one body for one owner."""
 
-    def __init__(self, owner: int, *, default_python: str, now: float) -> None:
+    def __init__(
+        self, owner: int, *, default_python: str, now: float, has_blob: Callable[[str], bool]
+    ) -> None:
+        self._has_blob = has_blob
         self._owner = owner
         self._default_python = default_python
         self._now = now
@@ -136,6 +140,7 @@ class Reader:
         digest = prefix.copy()
         digest.update(raw)
         payload, large, is_plain = read_arguments(call, task)
+        self._check_named(payload)
         run_after, start_by = _times(task)
         return Read(
             None if call.id is None else check_id(call.id, self._now),
@@ -161,6 +166,13 @@ class Reader:
             if is_shared:
                 self._shared[is_plain] = found
         return found
+
+    def _check_named(self, payload: bytes) -> None:
+        """Arguments in a blob must be there before the task is."""
+        if payload.startswith(b'"call"') and b'"blob"' in payload:
+            name = payload.rpartition(b'"blob":"')[2][:71].decode()
+            if not self._has_blob(name):
+                raise Invalid("there is no such blob; PUT it first", field="call.blob")
 
     def _with_blob(self, task: Task) -> Task:
         """The task with its pickled function named by digest; the pickle itself in `blobs`."""

@@ -43,7 +43,12 @@ class Prepared(Struct):
 def read_body(state: State, caller: Caller, body: bytes, *, is_lines: bool) -> tuple[Body, Reader]:
     """Read a submit's body. Raises Malformed, Invalid, NotSupported."""
     check_text(body)
-    reader = Reader(caller.owner, default_python=state.default_python, now=state.clock())
+    reader = Reader(
+        caller.owner,
+        default_python=state.default_python,
+        now=state.clock(),
+        has_blob=lambda name: state.blobs.size(name) is not None,
+    )
     return reader.read(body, is_lines=is_lines), reader
 
 
@@ -62,10 +67,9 @@ async def prepare(
     `sent` is the request's body where `body` was made from it.
     """
     read, reader = read_body(state, caller, body, is_lines=is_lines)
-    for spec in read.specs:
-        await _check_spec(state, spec)
     for data in reader.blobs.values():
         await state.blobs.put_bytes(data)
+    await _check_specs(state, read)
     tasks = await _tasks(state, read.tasks)
     prices = [estimate.price_of(state, spec) for spec in read.specs]
     counts = [0] * len(read.specs)
@@ -130,10 +134,24 @@ def batch_spec(asked: NewBatch, now: float, *, is_open: bool) -> BatchSpec:
     )
 
 
+async def _check_specs(state: State, read: Body) -> None:
+    for number, spec in enumerate(read.specs):
+        try:
+            await _check_spec(state, spec)
+        except Invalid as error:
+            if read.is_single:
+                raise
+            index = next(i for i, task in enumerate(read.tasks) if task.spec == number)
+            errors = [{"index": index, **each} for each in error.errors]
+            raise Invalid(f"task {index}: {error.message}", errors=errors) from None
+
+
 async def _check_spec(state: State, spec: KindSpec) -> None:
     """What only the server's state can tell. Raises Invalid with the ways out."""
     if spec.pickle is not None:
         _check_python(state, spec)
+        if state.blobs.size(spec.pickle) is None:
+            raise Invalid("there is no such blob; PUT it first", field="function.pickle")
     if spec.environment is None or spec.request in state.store.memory.requests:
         return
     if spec.request.startswith("lock "):

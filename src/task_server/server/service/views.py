@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Raw
 
+from task_server.environments.lock import parse_lock
 from task_server.protocol import ids
 from task_server.protocol.tasks import BatchView, Error, Resolved, TaskView
 from task_server.server.service import estimate
@@ -38,7 +40,7 @@ def task_view(state: State, row: TaskRow) -> TaskView:
         function=row.spec.function,
         module=row.spec.module,
         package=_package(row.spec),
-        resolved=_resolved(used),
+        resolved=_resolved(state, used, row),
         environment=row.environment,
         attempt=row.attempt,
         generation=row.generation,
@@ -68,10 +70,22 @@ def _package(spec: KindSpec) -> str | list[str] | None:
     return spec.package[0] if spec.package else None
 
 
-def _resolved(used: Used) -> Resolved | None:
+def _resolved(state: State, used: Used, row: TaskRow) -> Resolved | None:
     if used.resolved is None:
         return None
-    return Resolved(module=used.resolved.get("module"), rule=used.resolved.get("rule"))
+    versions = state.versions.get(row.environment or "") if row.spec.package else None
+    return Resolved(
+        module=used.resolved.get("module"), rule=used.resolved.get("rule"), versions=versions
+    )
+
+
+async def read_versions(state: State, rows: Sequence[TaskRow]) -> None:
+    """Have the versions at hand that the views of these tasks tell."""
+    missing = {row.environment for row in rows if row.spec.package} - state.versions.keys()
+    for environment in missing:
+        found = await state.store.environment(environment or "")
+        if found is not None and environment is not None:
+            state.versions[environment] = parse_lock(found[1], python=found[0]).versions()
 
 
 def _phase(state: State, row: TaskRow) -> str | None:
