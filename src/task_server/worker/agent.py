@@ -84,6 +84,7 @@ class Agent:
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._told: dict[str, str] = {}
         """States of environments that the server knows."""
+        self._worker = ""
         self._session = ""
         self._lease_seconds = 60.0
         self._number = 0
@@ -183,7 +184,7 @@ class Agent:
 
     async def _begin(self, joined: Joined) -> None:
         (self._data / "identity").write_text(joined.worker)
-        self._session = joined.session
+        self._worker, self._session = joined.worker, joined.session
         self._lease_seconds = joined.lease_seconds
         self._number = self._seen = 0
         self._list_held_at = 0.0
@@ -252,7 +253,7 @@ class Agent:
         try:
             reply = await self._transport.request(
                 "POST",
-                f"/v1/workers/{self._session}/exchange",
+                f"/v1/workers/{self._worker}/exchange",
                 _encode(asked),
                 _JSON,
                 timeout=asked.wait + 30.0,
