@@ -13,9 +13,9 @@ _SCALE = BINS_PER_DOUBLING / math.log(2)
 
 def bin_of(seconds: float) -> int:
     """The bin that holds a run time."""
-    if seconds <= SMALLEST_SECONDS:
+    if not seconds > SMALLEST_SECONDS:  # nor NaN
         return 0
-    return min(int(math.log(seconds / SMALLEST_SECONDS) * _SCALE), BINS - 1)
+    return min(int(math.log(min(seconds, 1e9) / SMALLEST_SECONDS) * _SCALE), BINS - 1)
 
 
 def seconds_at(position: float) -> float:
@@ -55,6 +55,12 @@ class Histogram:
             share = (wanted - below) / self.counts[index] if self.counts[index] else 0.5
             found.append(seconds_at(index + min(max(share, 0.0), 1.0)))
         return found
+
+    def square_seconds(self) -> float:
+        """The sum of the squares of the run times, as far as the bins tell."""
+        return sum(
+            count * seconds_at(index + 0.5) ** 2 for index, count in enumerate(self.counts) if count
+        )
 
     def to_bytes(self) -> bytes:
         """What `Histogram(data)` takes."""

@@ -49,6 +49,7 @@ class Statistics:
         "peak_bytes",
         "queue_seconds",
         "run_seconds",
+        "square_seconds",
     )
 
     def __init__(self, function: int, owner: int) -> None:
@@ -58,6 +59,7 @@ class Statistics:
         self.failures = 0
         self.first_seconds = 0.0
         self.run_seconds = 0.0
+        self.square_seconds = 0.0
         self.queue_seconds = 0.0
         self.install_seconds = 0.0
         self.import_seconds = 0.0
@@ -86,6 +88,7 @@ class Statistics:
         self.install_seconds, self.import_seconds = install_seconds, import_seconds
         self.cpu_seconds, self.peak_bytes = cpu_seconds, peak_bytes
         self.histogram = Histogram(histogram)
+        self.square_seconds = self.histogram.square_seconds()
         self.settle()
 
     def count(self, run_seconds: float) -> None:
@@ -94,8 +97,15 @@ class Statistics:
             self.first_seconds = run_seconds
         self.calls += 1
         self.run_seconds += run_seconds
+        self.square_seconds += run_seconds * run_seconds
         self.histogram.add(run_seconds)
         self._price = None
+
+    def moments(self) -> tuple[float, float]:
+        """Mean and variance of the run times."""
+        calls = max(self.calls, 1)
+        mean = self.run_seconds / calls
+        return mean, max(self.square_seconds / calls - mean * mean, 0.0)
 
     def settle(self) -> None:
         """After a group of counts: whether calls are short enough to be dealt in numbers."""

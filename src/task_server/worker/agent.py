@@ -274,6 +274,7 @@ class Agent:
         now = time.monotonic()
         held = None
         if now >= self._list_held_at:
+            self._slots.note_running()
             held = [attempt.held() for attempt in self._attempts.values()]
             self._list_held_at = now + self._lease_seconds / 3
         self._number += 1

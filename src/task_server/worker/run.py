@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 
 from task_server.settings import WorkerSettings
@@ -27,7 +28,7 @@ def run(settings: WorkerSettings) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     try:
-        with asyncio.Runner() as runner:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(settings))
     except Refused as error:
         log.error("%s", error)
@@ -36,6 +37,14 @@ def run(settings: WorkerSettings) -> int:
         log.error("cannot work: %s", error)
         return 1
     return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # not made for this platform
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
 
 
 async def _run(settings: WorkerSettings) -> None:

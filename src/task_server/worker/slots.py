@@ -91,7 +91,6 @@ class Slots:
         for slot, calls in placed.values():
             assert slot.runner is not None
             slot.runner.send(calls)
-            self._tell_running(slot)
 
     def _place(
         self, attempt: Attempt, environment: Environment, counts: dict[int, int]
@@ -167,10 +166,8 @@ class Slots:
                 ended.append((found[0], outcome))
         if ended:
             self._on_outcomes(ended)
-        self.run([*again, *self._take_waiting(runner)])
-        for slot in self._slots:
-            if slot.runner is runner:
-                self._tell_running(slot)
+        if again or self._waiting:
+            self.run([*again, *self._take_waiting(runner)])
 
     def _take_waiting(self, runner: Runner) -> list[tuple[Attempt, Environment]]:
         if not self._waiting:
@@ -179,14 +176,13 @@ class Slots:
         taken, self._waiting = self._waiting[:free], self._waiting[free:]
         return [self._attempts[attempt.lease] for attempt in taken]
 
-    def _tell_running(self, slot: Slot) -> None:
-        runner = slot.runner
-        if runner is None or not runner.pending:
-            return
-        started = runner.started
-        found = self._attempts.get(started.lease) if started is not None else None
-        if found is not None:
-            found[0].phase = "running"
+    def note_running(self) -> None:
+        """Mark the attempts that run now; it costs a system call a slot."""
+        for slot in self._slots:
+            started = slot.runner.started if slot.runner is not None else None
+            found = self._attempts.get(started.lease) if started is not None else None
+            if found is not None:
+                found[0].phase = "running"
 
     def _forget(self, runner: Runner) -> None:
         """A runner is gone with all that it started."""
@@ -214,8 +210,6 @@ class Slots:
         left, self._waiting = self._waiting[before:], self._waiting[:before]
         for attempt in left:
             self._attempts.pop(attempt.lease, None)
-        for slot in self._slots:
-            self._tell_running(slot)
         return left
 
     def stuck(self) -> int:

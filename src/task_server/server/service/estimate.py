@@ -69,24 +69,13 @@ def total(piles: Sequence[Pile]) -> Quantiles:
         if pile.statistics is None or not pile.price.is_known:
             guessed += pile.count * pile.price.p50
             continue
-        each_mean, each_variance = moments(pile.statistics)
+        each_mean, each_variance = pile.statistics.moments()
         mean += pile.count * each_mean
         variance += pile.count * each_variance
         variance += pile.count**2 * (each_variance + each_mean**2 / 4) / pile.statistics.calls
     spread = _Z90 * math.sqrt(variance)
     low, high = max(mean - spread, mean / 10), mean + spread
     return Quantiles(low + guessed / 10, mean + guessed, high + guessed * 10)
-
-
-def moments(known: Statistics) -> tuple[float, float]:
-    """Mean and variance of a function's run times."""
-    mean = known.run_seconds / max(known.calls, 1)
-    squares = sum(
-        count * seconds_at(index + 0.5) ** 2
-        for index, count in enumerate(known.histogram.counts)
-        if count
-    )
-    return mean, max(squares / max(known.calls, 1) - mean**2, 0.0)
 
 
 # ---- the queue and the fleet

@@ -92,7 +92,7 @@ class Reader:
             return self._list(decode(body, _lists), b"", None)
         if _FIRST_KEY.match(body):
             submit = decode(body, _submits)
-            check_keys(body, *[bytes(item) for item in submit.tasks], bytes(submit.defaults))
+            check_keys(_without(body, submit.tasks), bytes(submit.defaults))
             return self._list(submit.tasks, bytes(submit.defaults), submit.batch)
         if body.lstrip()[:1] != b"{":
             raise Malformed("the body is not a JSON object or a list of objects")
@@ -184,6 +184,17 @@ class Reader:
         self.blobs[name] = data
         by_value = FunctionByValue(pickle=name, name=function.name, python=function.python)
         return msgspec.structs.replace(task, function=by_value)
+
+
+def _without(body: bytes, items: list[Raw]) -> bytes:
+    """The body with `0` for each item, in one pass: they lie one behind the other."""
+    pieces, at = [], 0
+    for item in items:
+        raw = bytes(item)
+        found = body.find(raw, at)
+        pieces.append(body[at:found])
+        at = found + len(raw)
+    return b"0".join([*pieces, body[at:]])
 
 
 def check_id(text: str, now: float, field: str = "id") -> bytes:

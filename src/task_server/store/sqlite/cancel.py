@@ -115,5 +115,6 @@ def _begin_generation(group: Group, row: FullRow) -> None:
             f"UPDATE batches SET {word} = {word} - 1 WHERE batch = ?", (row.batch,)
         )
     group.add_load(row.kind.number, 1)
+    group.ask_for_lock(row.kind)
     row.due_at = group.now
     offer_row(group, row, crashes=0)

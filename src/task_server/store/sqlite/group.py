@@ -12,10 +12,18 @@ from msgspec import Struct
 
 from task_server.scheduling.lanes import WINDOW, Lane
 from task_server.scheduling.statistics import Statistics
-from task_server.store.contract import Ended, ExchangeResult, Used
+from task_server.store.contract import Ended, ExchangeResult, Kind, Used
 from task_server.store.group_commit import Operation
 from task_server.store.sqlite.many import write_many
-from task_server.store.sqlite.memory import SERVER, Memory, Queued, Session, Waiter
+from task_server.store.sqlite.memory import (
+    FAILED_REQUEST,
+    SERVER,
+    Memory,
+    Queued,
+    Request,
+    Session,
+    Waiter,
+)
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Policy
 
@@ -79,6 +87,19 @@ class Group:
         """Count queued tasks of a kind."""
         self.memory.load[kind] = self.memory.load.get(kind, 0) + count
         self.loads.add(kind)
+
+    def ask_for_lock(self, kind: Kind) -> None:
+        """Have the environment locked that a task of this kind waits for, if it is not yet."""
+        request = self.memory.requests[kind.spec.request]
+        if request.state == FAILED_REQUEST:  # the index may have it by now
+            self.connection.execute(
+                "UPDATE environment_requests SET state = 0, tries = 0, try_at = 0"
+                " WHERE request = ?",
+                (request.number,),
+            )
+            request = Request(request.number, request.text, request.python, None, 0)
+            self.memory.remember_request(request)
+        self.has_new_requests |= request.state == 0
 
     def insert(self, tasks: list[Queued], state: State) -> None:
         """Insert tasks of this group that were not dealt."""

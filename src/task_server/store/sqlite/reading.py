@@ -20,6 +20,9 @@ class Lends(Protocol):
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Read what is committed."""
 
+    def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Read a row or two by key, without waiting."""
+
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Write inside the next group."""
 
@@ -29,7 +32,7 @@ class Reads:
 
     async def task(self: Lends, identifier: bytes, owner: int | None) -> TaskRow | None:
         """The task, if this owner (None: anybody) may see it."""
-        return await self.read(lambda connection: reads.task(connection, identifier, owner))
+        return self.look(lambda connection: reads.task(connection, identifier, owner))
 
     async def tasks(self: Lends, wanted: TaskFilter) -> list[TaskRow]:
         """A page of tasks, newest first."""
@@ -61,7 +64,7 @@ class Reads:
 
     async def environment(self: Lends, digest: str) -> tuple[str, str, float] | None:
         """Python, lock and moment of an environment."""
-        return await self.read(lambda connection: reads.environment(connection, digest))
+        return self.look(lambda connection: reads.environment(connection, digest))
 
     async def open_requests(self: Lends, now: float) -> list[tuple[str, str, int]]:
         """Environment requests to lock now: text, Python, tries so far."""
@@ -89,7 +92,7 @@ class Reads:
 
     async def token(self: Lends, digest: bytes) -> tokens.Token | None:
         """The valid token with that digest."""
-        return await self.read(lambda connection: tokens.find(connection, digest))
+        return self.look(lambda connection: tokens.find(connection, digest))
 
     async def owner_named(self: Lends, name: str) -> int:
         """The owner of that name, made if need be."""

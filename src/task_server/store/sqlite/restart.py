@@ -9,25 +9,29 @@ from task_server.store.sqlite.memory import Memory, Running, Session
 
 
 def restore_sessions(memory: Memory, *, now: float, lease_seconds: float) -> None:
-    """Bring back sessions and their leases, each with a full new term.
+    """Bring back sessions and their leases, each session with a full new term.
 
     A server that was away cannot tell a silent worker from one that found no server.
     """
     _read_sessions(memory)
     _read_running(memory)
-    extend_leases(memory, now=now, lease_seconds=lease_seconds)
+    _extend_sessions(memory, until=now + lease_seconds)
     _arrange(memory)
 
 
 def extend_leases(memory: Memory, *, now: float, lease_seconds: float) -> None:
     """Every lease lasts at least a full term from `now`."""
     until = now + lease_seconds
-    for session in memory.sessions_by_row.values():
-        session.alive_until = max(session.alive_until, until)
-        session.is_dirty = True
+    _extend_sessions(memory, until=until)
     memory.connection.execute(
         "UPDATE task_extras SET leased_until = ? WHERE leased_until < ?", (until, until)
     )
+
+
+def _extend_sessions(memory: Memory, *, until: float) -> None:
+    for session in memory.sessions_by_row.values():
+        session.alive_until = max(session.alive_until, until)
+        session.is_dirty = True
 
 
 def _read_sessions(memory: Memory) -> None:

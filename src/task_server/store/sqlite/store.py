@@ -97,6 +97,7 @@ class SqliteStore(Reads):
             raise
         try:
             self._load()
+            extend_leases(self.memory, now=clock(), lease_seconds=lease_seconds)
         except BaseException as error:
             self._connection.close()
             os.close(self._lock)
@@ -246,6 +247,10 @@ class SqliteStore(Reads):
         """Read what is committed, off the event loop."""
         return await self._loop.run_in_executor(self._readers, self._with_reader, work)
 
+    def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Read a row or two by key, on the event loop: 50 us, where a thread's turn costs 300."""
+        return self._with_reader(work)
+
     def _with_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
         if connection is None:
@@ -353,7 +358,7 @@ class SqliteStore(Reads):
                 self._connection.execute("ROLLBACK")
             self._load()
             self._is_broken = is_fatal(error)
-        except sqlite3.Error:
+        except Exception:
             log.exception("the database cannot be read again")
             self._is_broken = True
         if self._is_broken:

@@ -8,7 +8,7 @@ from task_server.errors import Conflict, NotFound
 from task_server.store.contract import Accepted, BatchSpec, Kind, NewTask, Submission
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import select_in, write_many
-from task_server.store.sqlite.memory import FAILED_REQUEST, Queued, Request
+from task_server.store.sqlite.memory import Queued
 from task_server.store.states import State
 
 KEY_SECONDS = 7 * 86400.0
@@ -37,7 +37,8 @@ def _by_key(group: Group, submission: Submission) -> Accepted | None:
     row = group.connection.execute(
         "SELECT digest, reply, batch FROM submit_keys WHERE owner = ? AND key = ?"
         # A key lives as long as its first task, and a week at least.
-        " AND (until >= ? OR EXISTS (SELECT 1 FROM tasks WHERE id = substr(submit_keys.reply, 1, 16)))",
+        " AND (until >= ? OR EXISTS"
+        " (SELECT 1 FROM tasks WHERE id = substr(submit_keys.reply, 1, 16)))",
         (submission.owner, submission.key.text, group.now),
     ).fetchone()
     if row is None:
@@ -215,16 +216,7 @@ def _store(
 
 def _kind(group: Group, submission: Submission, index: int) -> Kind:
     kind = group.memory.kind(submission.specs[index])
-    request = group.memory.requests[kind.spec.request]
-    if request.state == FAILED_REQUEST:  # the index may have it by now
-        group.connection.execute(
-            "UPDATE environment_requests SET state = 0, tries = 0, try_at = 0 WHERE request = ?",
-            (request.number,),
-        )
-        group.memory.remember_request(
-            Request(request.number, request.text, request.python, None, 0)
-        )
-    group.has_new_requests |= group.memory.requests[kind.spec.request].state == 0
+    group.ask_for_lock(kind)
     return kind
 
 
