@@ -1,0 +1,213 @@
+"""Drives the server's application without a socket, and looks hard at every refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from msgspec import Struct
+
+from task_server.server.administration import create_token
+from task_server.server.app import running
+from task_server.server.routing import Edge
+from task_server.server.state import State
+from task_server.settings import ServerSettings
+
+JSON = {"content-type": "application/json"}
+_LEAKS = re.compile(
+    r"Traceback|File \"|\.py\b|/work/|/tmp/|/home/|site-packages|SELECT |INSERT |UPDATE |sqlite",
+)
+
+
+class Reply(Struct):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    seconds: float
+    pieces_read: int
+    """How much of the request's body was asked for."""
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The error's code, on either API."""
+        found = self.json
+        return str(found["error"]["code"] if "error" in found else found["code"])
+
+    @property
+    def fields(self) -> list[object]:
+        """The fields that a refusal on `/v1` names."""
+        return [each.get("field") for each in self.json["errors"]]
+
+    @property
+    def text(self) -> str:
+        """What it says to people."""
+        found = self.json
+        return str(found["error"]["message"] if "error" in found else found["detail"])
+
+
+class App:
+    """A running application, tokens for it, and its database."""
+
+    def __init__(self, state: State, edge: Edge) -> None:
+        self.state = state
+        self.edge = edge
+        url = state.settings.database_url
+        self.tokens = {
+            "user": create_token(url, kind="user", name="one"),
+            "other": create_token(url, kind="user", name="two"),
+            "worker": create_token(url, kind="worker", name="w"),
+            "other worker": create_token(url, kind="worker", name="x"),
+            "admin": create_token(url, kind="admin", name="a"),
+        }
+        self._database = sqlite3.connect(
+            f"file:{url.removeprefix('sqlite:///')}?mode=ro", uri=True, check_same_thread=False
+        )
+
+    def stored(self) -> int:
+        """How many tasks, batches and keys there are."""
+        counts = "SELECT count(*) FROM tasks UNION ALL SELECT count(*) FROM batches"
+        counts += " UNION ALL SELECT count(*) FROM submit_keys"
+        return sum(row[0] for row in self._database.execute(counts))
+
+    async def ask(
+        self,
+        method: str,
+        target: str,
+        body: bytes | str | object = b"",
+        *,
+        token: str | None = "user",
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] = JSON,
+        pieces: Iterable[bytes] | None = None,
+        host: str | None = "127.0.0.1",
+    ) -> Reply:
+        """Send a request as uvicorn would hand it over.
+
+        `body` that is neither text nor bytes goes as JSON; `pieces` come one by one instead.
+        """
+        if isinstance(body, str):
+            body = body.encode()
+        if not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        whole = [body] if pieces is None else list(pieces)
+        given = list(headers.items() if isinstance(headers, Mapping) else headers)
+        names = {name.lower() for name, _ in given}
+        if host is not None and "host" not in names:
+            given.append(("host", host))
+        if token is not None and "authorization" not in names:
+            given.append(("authorization", f"Bearer {self.tokens.get(token, token)}"))
+        if pieces is None and "content-length" not in names:
+            given.append(("content-length", str(len(body))))
+        reply = await self._send(_scope(method, target, given), whole)
+        if reply.status >= 400 and method != "HEAD":
+            check_refusal(target, reply)
+        return reply
+
+    async def _send(self, scope: dict[str, Any], whole: list[bytes]) -> Reply:
+        sent: list[dict[str, Any]] = []
+        read = 0
+
+        async def receive() -> dict[str, Any]:
+            nonlocal read
+            if read == len(whole):
+                await asyncio.Event().wait()
+            read += 1
+            more = read < len(whole)
+            return {"type": "http.request", "body": whole[read - 1], "more_body": more}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        begun = time.perf_counter()
+        await self.edge(scope, receive, send)
+        seconds = time.perf_counter() - begun
+        headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        body = b"".join(message["body"] for message in sent[1:])
+        return Reply(sent[0]["status"], headers, body, seconds, read)
+
+    async def refused(
+        self, status: int, method: str, target: str, *args: Any, **more: Any
+    ) -> Reply:
+        """Ask, and see that it is refused with this status and stores nothing."""
+        before = self.stored()
+        reply = await self.ask(method, target, *args, **more)
+        assert reply.status == status, (reply.status, reply.body[:500])
+        assert self.stored() == before, "something of a refused request was stored"
+        return reply
+
+
+def _scope(method: str, target: str, headers: list[tuple[str, str]]) -> dict[str, Any]:
+    path, _, query = target.partition("?")
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "1.1",
+        "server": ("127.0.0.1", 8900),
+        "client": ("127.0.0.1", 50000),
+        "scheme": "http",
+        "method": method,
+        "root_path": "",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
+        ],
+        "state": {},
+    }
+
+
+def check_refusal(target: str, reply: Reply) -> None:
+    """Every error has its API's shape and gives nothing away."""
+    assert reply.status < 500, reply.body
+    assert _LEAKS.search(reply.body.decode()) is None, reply.body
+    assert len(reply.body) < 20_000
+    told = reply.json
+    if target.startswith(("/user/", "/worker/")):
+        assert reply.headers["content-type"] == "application/json"
+        assert told["sucsess"] is told["success"] is False
+        assert set(told["error"]) == {"code", "message"} and all(told["error"].values())
+        return
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert {"type", "title", "status", "detail", "code", "retryable"} <= set(told)
+    assert told["status"] == reply.status and told["detail"] and told["code"]
+    assert reply.status != 422 or all(each["message"] for each in told["errors"])
+
+
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(self.format(record))
+
+
+@asynccontextmanager
+async def application(folder: Path, **settings: Any) -> AsyncIterator[App]:
+    """An application on a database of its own; the block must not leave errors in the log."""
+    errors = _Errors()
+    logging.getLogger("task_server").addHandler(errors)
+    try:
+        async with running(ServerSettings(data=folder, **settings), on_broken=lambda: None) as (
+            state,
+            edge,
+        ):
+            yield App(state, edge)
+    finally:
+        logging.getLogger("task_server").removeHandler(errors)
+    assert errors.records == []

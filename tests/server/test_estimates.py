@@ -1,0 +1,119 @@
+"""Estimates from the table: what is known, what is not, what waits, what runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.asgi import App, application
+from tests.server.working import joined
+
+TASK = {"function": "math:sqrt", "args": [4]}
+
+
+@pytest.fixture
+async def app(tmp_path: Path) -> AsyncIterator[App]:
+    async with application(tmp_path) as running:
+        yield running
+
+
+async def ran(app: App, seconds: float, *, times: int = 1, function: str = "math:sqrt") -> None:
+    worker = await joined(app)
+    for _ in range(times):
+        await app.ask("POST", "/v1/tasks", {"function": function, "args": [4]})
+        await worker.succeed(*await worker.take(1), seconds=seconds)
+
+
+async def test_an_unknown_function_is_said_to_be_unknown(app: App) -> None:
+    told = (await app.ask("POST", "/v1/estimates", TASK)).json
+
+    call = told["calls"][0]
+    assert call["known"] is False and call["basis"]["calls"] == 0
+    assert 0 < call["p10"] < call["p50"] < call["p90"] <= call["p99"]
+    assert told["total"]["unknown_tasks"] == 1
+    assert told["eta"] is None
+
+
+async def test_an_unknown_function_costs_what_the_owners_first_calls_cost(app: App) -> None:
+    await ran(app, 3.0, function="math:exp")
+
+    told = (await app.ask("POST", "/v1/estimates", TASK)).json
+
+    assert told["calls"][0]["p50"] == pytest.approx(3.0)
+    assert told["calls"][0]["basis"]["model"] == "owner"
+
+
+async def test_a_known_function_costs_what_it_did_cost(app: App) -> None:
+    await ran(app, 0.5, times=20)
+
+    told = (await app.ask("POST", "/v1/estimates", [TASK] * 10)).json
+
+    call = told["calls"][0]
+    assert call["known"] is True and call["basis"] == {
+        "calls": 20,
+        "model": "history",
+        "error_factor": None,
+    }
+    assert call["p50"] == pytest.approx(0.5, rel=0.2)
+    assert told["total"]["core_seconds"]["p50"] == pytest.approx(5.0, rel=0.01)
+    assert told["eta"]["p50"] == pytest.approx(2.5, rel=0.1)  # two slots
+
+
+async def test_every_submit_tells_its_estimate(app: App) -> None:
+    await ran(app, 0.5)
+
+    told = (await app.ask("POST", "/v1/tasks", TASK)).json
+
+    assert told["estimate"]["total"]["core_seconds"]["p50"] == pytest.approx(0.5, rel=0.01)
+
+
+async def test_the_time_left_is_zero_when_idle_and_counts_what_waits(app: App) -> None:
+    idle = (await app.ask("GET", "/user/estimate_time_left")).json
+    await ran(app, 2.0)
+    await app.ask("POST", "/v1/tasks", [TASK] * 5)
+    await app.ask("POST", "/v1/tasks", TASK, token="other")
+
+    left = (await app.ask("GET", "/user/estimate_time_left")).json
+    everybodys = (await app.ask("GET", "/user/estimate_time_left", token="admin")).json
+
+    assert idle["time"] == 0.0 and idle["unknown_tasks"] == 0
+    assert left["time"] == pytest.approx(10.0, rel=0.2)
+    assert left["low"] <= left["time"] <= left["high"]
+    assert everybodys["time"] == pytest.approx(12.0, rel=0.2)
+
+
+async def test_a_prediction_that_was_outlived_is_corrected(app: App) -> None:
+    await ran(app, 0.001, times=3)
+    worker = await joined(app)
+    await app.ask("POST", "/v1/tasks", TASK)
+    await worker.take(1)
+    clock = app.state.clock
+    app.state.clock = lambda: clock() + 30.0
+
+    left = (await app.ask("GET", "/user/estimate_time_left")).json
+
+    assert left["time"] > 10.0
+
+
+async def test_functions_show_their_statistics(app: App) -> None:
+    await ran(app, 0.25, times=3)
+
+    (shown,) = (await app.ask("GET", "/v1/functions")).json["functions"]
+    one = (await app.ask("GET", "/v1/functions/math:sqrt")).json
+
+    assert shown == one
+    assert shown["function"] == "math:sqrt" and shown["calls"] == 3
+    assert shown["run_seconds"]["mean"] == pytest.approx(0.25)
+
+
+async def test_the_table_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with application(tmp_path) as app:
+        await ran(app, 0.25, times=3)
+        before = (await app.ask("POST", "/v1/estimates", TASK)).json["calls"]
+
+    async with application(tmp_path) as app:
+        after = (await app.ask("POST", "/v1/estimates", TASK)).json["calls"]
+
+    assert after == before
