@@ -1,0 +1,366 @@
+"""The store beside the executable model of delivery: the same calls, the same outcome.
+
+TASK_SERVER_MODEL_RUNS sets how many runs are tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from task_server.errors import Conflict
+from task_server.protocol.ids import new_id
+from task_server.protocol.workers import Phase
+from task_server.store.contract import AttemptReport, Dealt, IdempotencyKey
+from task_server.store.rows import TaskFilter
+from task_server.store.states import Encoding
+from tests.delivery_model import RUNNING
+from tests.store.delivery import BACKOFF, Agent, Delivery, success
+from tests.store.world import (
+    World,
+    lease_of,
+    new_task,
+    spec,
+)
+
+RUNS = int(os.environ.get("TASK_SERVER_MODEL_RUNS", "60"))
+OWNERS = {"u0": 1, "u1": 2}
+ENVIRONMENTS = {"e": "e" * 64, "f": "f" * 64, "g": None}
+"""`g` has no lock at first."""
+PLAIN = {"p0": 10, "p1": 11}
+SESSIONS = ("w0", "w1", "w2")
+
+T = TypeVar("T")
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Drives a store and the model side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = tempfile.TemporaryDirectory(dir=memory_folder())
+        self.model = Delivery()
+        self.ids: list[bytes] = []
+        self.leases: list[tuple[str, Dealt]] = []
+        self.agents: dict[str, Agent] = {}
+        self.has_failed = False
+        """The lock of `g` failed for good, so far."""
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    @initialize()
+    def open(self) -> None:
+        self.do(self._open())
+
+    async def _open(self) -> None:
+        folder = Path(self.folder.name) / "database"
+        folder.mkdir()
+        self.world = World(folder)
+        self.start = self.world.clock.now
+        for name in SESSIONS:
+            self.agents[name] = Agent(name, await self.world.worker(), self.model)
+
+    def teardown(self) -> None:
+        try:
+            if self.agents:
+                self.do(self._drain())
+                self.do(self.world.recount())
+                self.do(self.world.close())
+        finally:
+            self.runner.close()
+            self.folder.cleanup()
+
+    async def _drain(self) -> None:
+        """Quiescence: with idle workers every task comes to its end."""
+        await self._lock()
+        worker = await self.world.worker(slots=10_000)
+        for _ in range(400):
+            await self.world.advance(61)
+            result = await worker.exchange(want=10_000)
+            await worker.exchange(*[success(dealt, b"end") for dealt in result.tasks])
+            rows = await self.world.store.tasks(TaskFilter(owner=None, limit=10_000))
+            if all(row.state.is_terminal for row in rows):
+                return
+        raise AssertionError("open tasks although a worker is idle")
+
+    # ---- comparing
+
+    async def compare(self) -> None:
+        """Do what is due on both sides; then every task must be the same."""
+        self.model.now = self.world.clock.now - self.start
+        self.model.sweep()
+        await self.world.store.expire()
+        rows = await self.world.store.tasks(TaskFilter(owner=None, limit=10_000))
+        actual = {row.id: (row.state.word, row.generation, row.attempt) for row in rows}
+        expected = {
+            task.id: (task.state, task.generation, task.attempt)
+            for task in self.model.tasks.values()
+        }
+        assert actual == expected
+        for row in rows:
+            task = self.model.tasks[row.id]
+            assert task.result is None or row.outcome == task.result
+        self.model.check()
+        await self.world.recount()
+
+    def some_id(self, k: int) -> bytes:
+        return self.ids[k % len(self.ids)] if self.ids else new_id()
+
+    def some_lease(self, k: int) -> tuple[str, Dealt] | None:
+        if not self.leases:
+            return None
+        is_recent = k < 20
+        return self.leases[-1 - k % min(3, len(self.leases)) if is_recent else k % len(self.leases)]
+
+    # ---- users
+
+    who = st.sampled_from(sorted(OWNERS))
+    number = st.integers(0, 30)
+
+    @rule(
+        who=who,
+        known=st.one_of(st.none(), number),
+        key=st.sampled_from([None, None, "k0", "k1"]),
+        body=st.sampled_from([b"a", b"b"]),
+        attempts=st.integers(1, 3),
+        at_most_once=st.booleans(),
+        start_by=st.sampled_from([None, None, 50.0, 400.0]),
+        environment=st.sampled_from(["e", "e", "f", "g"]),
+    )
+    def submit(
+        self,
+        who: str,
+        known: int | None,
+        key: str | None,
+        body: bytes,
+        attempts: int,
+        at_most_once: bool,
+        start_by: float | None,
+        environment: str,
+    ) -> None:
+        task = new_id() if known is None else self.some_id(known)
+        now = self.world.clock.now
+        status, told = self.model.submit(
+            who,
+            task,
+            body,
+            key,
+            max_attempts=attempts,
+            at_most_once=at_most_once,
+            environment=environment,
+            start_by=None if start_by is None else now - self.start + start_by,
+        )
+        kind = spec(
+            owner=OWNERS[who],
+            max_attempts=attempts,
+            at_most_once=at_most_once,
+            backoff=BACKOFF,
+            request=environment,
+            environment=ENVIRONMENTS[environment],
+        )
+        item = new_task(task, digest=body, start_by=None if start_by is None else now + start_by)
+
+        async def work() -> None:
+            wanted = None if key is None else IdempotencyKey(key, body)
+            try:
+                accepted = await self.world.submit(item, kind=kind, key=wanted)
+            except Conflict:
+                assert status == 409
+            else:
+                assert status == 200
+                assert (accepted.ids[0], accepted.duplicate) == (
+                    told["id"],
+                    told.get("duplicate", False),
+                )
+            await self.compare()
+
+        if task not in self.ids and told.get("id") == task:
+            self.ids.append(task)
+        if environment == "g" and status == 200 and "duplicate" not in told:
+            self.has_failed = False  # a new task has it locked again
+        self.do(work())
+
+    @rule(who=who, k=number)
+    def cancel(self, who: str, k: int) -> None:
+        task = self.some_id(k)
+        status, _ = self.model.cancel(who, task)
+
+        async def work() -> None:
+            assert await self.world.store.cancel(OWNERS[who], [task]) == [status]
+            await self.compare()
+
+        self.do(work())
+
+    @rule(who=who, k=number)
+    def retry(self, who: str, k: int) -> None:
+        task = self.some_id(k)
+        status, _ = self.model.retry(who, task)
+        if status == 200 and self.model.tasks[task].environment == "g":
+            self.has_failed = False
+
+        async def work() -> None:
+            assert await self.world.store.retry(OWNERS[who], [task]) == [status]
+            await self.compare()
+
+        self.do(work())
+
+    # ---- workers
+
+    @rule(
+        name=st.sampled_from(SESSIONS),
+        reports=st.lists(
+            st.tuples(
+                number,
+                st.sampled_from(["ok", "ok", "error", "final", "crashed", "released", "unfit"]),
+                st.sampled_from([b"1", b"2"]),
+            ),
+            max_size=3,
+        ),
+        want=st.integers(0, 2),
+        keeps=st.sampled_from([None, None, "all", "half", "none"]),
+        phase=st.sampled_from(["leased", "installing", "running"]),
+        is_lost=st.booleans(),
+    )
+    def exchange(
+        self,
+        name: str,
+        reports: list[tuple[int, str, bytes]],
+        want: int,
+        keeps: str | None,
+        phase: Phase,
+        is_lost: bool,
+    ) -> None:
+        self.do(self._exchange(name, reports, want, keeps, phase, is_lost))
+
+    async def _exchange(
+        self,
+        name: str,
+        wanted: list[tuple[int, str, bytes]],
+        want: int,
+        keeps: str | None,
+        phase: Phase,
+        is_lost: bool,
+    ) -> None:
+        agent = self.agents[name]
+        await agent.stay_known()
+        reports, decisions = agent.reports(
+            [(self.some_lease(k), outcome, value) for k, outcome, value in wanted]
+        )
+        agent.renew()
+        agent.lose_older()
+        said, stops = agent.hold(keeps, phase, {report.lease for report in reports})
+
+        result = await agent.worker.exchange(*reports, want=want, held=said, is_lost=is_lost)
+
+        assert [(each.status, each.duplicate) for each in result.decisions] == decisions
+        assert stops <= set(result.stop)
+        self.leases += [(name, dealt) for dealt in agent.dealt(result.tasks, want)]
+        await self.compare()
+
+    @rule(name=st.sampled_from(SESSIONS))
+    def join(self, name: str) -> None:
+        async def work() -> None:
+            await self.agents[name].join()
+            await self.compare()
+
+        self.do(work())
+
+    @rule(name=st.sampled_from(sorted(PLAIN)))
+    def plain_lease(self, name: str) -> None:
+        async def work() -> None:
+            dealt = await self.world.plain_lease(PLAIN[name])
+            assert (dealt is None) == (not self.model.fitting(name))
+            if dealt is not None:
+                self.model.lease(name, lease_of(dealt).text, chosen=dealt.id, renews=False)
+                self.leases.append((name, dealt))
+            await self.compare()
+
+        self.do(work())
+
+    @rule(
+        name=st.sampled_from(sorted(PLAIN)),
+        k=number,
+        is_success=st.booleans(),
+        value=st.sampled_from([b"1", b"2"]),
+    )
+    def plain_answer(self, name: str, k: int, is_success: bool, value: bytes) -> None:
+        task = self.some_id(k)
+        status, told = self.model.answer(name, task, value, ok=is_success)
+
+        async def work() -> None:
+            report = AttemptReport(
+                None,
+                "succeeded" if is_success else "failed",
+                Encoding.JSON if is_success else Encoding.ERROR,
+                value,
+                error_kind="exception",
+                task=task,
+            )
+            decided = await self.world.store.plain_answer(PLAIN[name], report)
+            assert (decided.status, decided.duplicate) == (status, told.get("duplicate", False))
+            await self.compare()
+
+        self.do(work())
+
+    # ---- the server
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, 30.0, 61.0, 700.0]))
+    def advance(self, seconds: float) -> None:
+        self.world.clock.advance(seconds)
+        self.do(self.compare())
+
+    @rule(is_killed=st.booleans())
+    def restart(self, is_killed: bool) -> None:
+        self.model.restart()
+        self.model.started |= {
+            task.lease for task in self.model.tasks.values() if task.state == RUNNING
+        }
+
+        async def work() -> None:
+            await (self.world.kill() if is_killed else self.world.restart())
+            await self.compare()
+
+        self.do(work())
+
+    @precondition(lambda self: "g" in self.model.unlocked and not self.has_failed)
+    @rule(succeeds=st.booleans())
+    def lock(self, succeeds: bool) -> None:
+        if not any(task.environment == "g" for task in self.model.tasks.values()):
+            return
+        if succeeds:
+            self.model.unlocked.discard("g")
+            self.do(self._lock())
+        else:
+            for task in self.model.tasks.values():
+                if task.environment == "g":
+                    self.model.lock_failed(task.id)
+            self.has_failed = True
+            self.do(self.world.store.lock_failed("g", "no such package"))
+        self.do(self.compare())
+
+    async def _lock(self) -> None:
+        await self.world.store.locked("g", environment="9" * 64, python="3.11", lock="")
+
+
+def memory_folder() -> str | None:
+    """Many fsyncs and no power cuts: memory will do, where there is a folder in it."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+TestStore: Callable[..., Any] = StoreMachine.TestCase
+TestStore.settings = settings(  # type: ignore[attr-defined]  # of hypothesis' test case
+    max_examples=RUNS,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
