@@ -7,7 +7,7 @@ requests share transactions (group commit). Times are Unix seconds by the store'
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
@@ -15,6 +15,9 @@ from task_server.protocol.workers import EnvironmentState, Held
 from task_server.scheduling.statistics import Price, Statistics
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Policy
+
+if TYPE_CHECKING:
+    from task_server.store.rows import BatchRow, TaskFilter, TaskRow
 
 
 class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
@@ -225,7 +228,6 @@ class ExchangeResult(Struct):
     tasks: list[Dealt]
     stop: list[tuple[str, str]]
     """Lease and why."""
-    is_over: bool = False
     drain: bool = False
 
 
@@ -275,6 +277,13 @@ class Store(Protocol):
     async def close_batch(self, owner: int | None, batch: bytes) -> bool:
         """No more tasks come; False when there is no such batch of this owner."""
 
+    async def cancel_batch(self, owner: int | None, batch: bytes) -> int | None:
+        """Close a batch and cancel what is open of it; how many, None without such a batch.
+
+        A large batch takes several transactions: one that is refused half-way goes on when
+        repeated.
+        """
+
     async def join(self, request: JoinRequest) -> str:
         """Begin a session of a worker and end its older ones; gives the worker's id."""
 
@@ -296,5 +305,32 @@ class Store(Protocol):
     async def expire(self) -> None:
         """T4, T9 and T12 for all that is due."""
 
+    async def extend_leases(self) -> None:
+        """Give every lease a full new term: the clock was set."""
+
+    async def locked(self, text: str, *, environment: str, python: str, lock: str) -> None:
+        """An environment request has its lock: its tasks can be leased."""
+
+    async def lock_failed(self, text: str, message: str) -> None:
+        """T15: an environment request's lock failed for good."""
+
+    def release_parked(self) -> None:
+        """Answer everybody who is parked, without tasks: the server stops."""
+
     async def close(self) -> None:
-        """Write what waits and let go of the database."""
+        """Write what waits, end parked requests, and let go of the database."""
+
+    async def task(self, identifier: bytes, owner: int | None) -> TaskRow | None:
+        """The task, if this owner (None: anybody) may see it."""
+
+    async def tasks(self, wanted: TaskFilter) -> list[TaskRow]:
+        """A page of tasks, newest first."""
+
+    async def batch(self, identifier: bytes, owner: int | None) -> BatchRow | None:
+        """The batch, if this owner (None: anybody) may see it."""
+
+    async def logs(self, number: int) -> list[tuple[int, bytes]]:
+        """What a task's attempts printed: (attempt, log), first attempt first."""
+
+    async def open_requests(self, now: float) -> list[tuple[str, str, int]]:
+        """Environment requests to lock now: text, Python, tries so far."""

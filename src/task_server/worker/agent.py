@@ -48,6 +48,7 @@ PARK_SHARE = 0.8
 """A parked exchange lasts up to a third of the lease, shortened by up to this share at random."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 LOOK_SECONDS = 0.1
+FIRST_ANSWER_SECONDS = 0.002
 REPORTS_AT_ONCE = 2000
 
 _JSON = {"Content-Type": "application/json"}
@@ -94,6 +95,7 @@ class Agent:
         """Leases whose reports are under way."""
         self._reporting: asyncio.Task[None] | None = None
         self._parked: asyncio.Task[None] | None = None
+        self._park_at = 0.0
         self._wake = asyncio.Event()
         self._is_draining = False
         self._is_stopped = asyncio.Event()
@@ -212,9 +214,22 @@ class Agent:
             if self._reporting is None or self._reporting.done():
                 if self._has_news():
                     self._reporting = asyncio.ensure_future(self._exchange(is_report=True))
-                elif self._parked is None or self._parked.done():
+                elif self._may_park():
                     self._parked = asyncio.ensure_future(self._exchange(is_report=False))
             await self._wake.wait()
+
+    def _may_park(self) -> bool:
+        """Whether to ask and wait: not while the first answers of new tasks may come any moment.
+
+        Their report asks too, and an exchange more for each short task would cost both sides.
+        """
+        if self._parked is not None and not self._parked.done():
+            return False
+        loop = asyncio.get_running_loop()
+        early = self._park_at - loop.time()
+        if early > 0:
+            loop.call_later(early, self._wake.set)
+        return early <= 0
 
     def _is_done(self) -> bool:
         return self._is_draining and not self._attempts and not self._spool.pending
@@ -312,6 +327,7 @@ class Agent:
         if told.drain and not self._is_draining:
             self.drain()
         if told.tasks:
+            self._park_at = asyncio.get_running_loop().time() + FIRST_ANSWER_SECONDS
             self._accept(told.tasks)
 
     def _stop(self, lease: str) -> None:

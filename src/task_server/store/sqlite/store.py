@@ -375,8 +375,8 @@ class SqliteStore(Reads):
         self._loop.call_soon_threadsafe(self._publish, done, group)
 
     def _publish(self, done: list[Operation[Any]], group: Group | None) -> None:
-        answer_all(done)
         if group is not None and group.ended:
-            self.on_ended(group.ended)
+            self.on_ended(group.ended)  # whoever waits for an answer, before the workers
+        answer_all(done)
         if group is not None and group.has_new_requests:
             self.on_new_requests()

@@ -32,7 +32,6 @@ FORGET_SECONDS = 3600.0
 
 def sweep(group: Group) -> bool:
     """Do what is due, up to LIMIT tasks of each kind; True when there may be more."""
-    group.write_fresh()
     _end_lost_sessions(group)
     counts = (_end_plain_leases(group), _expire_late(group), _make_due(group))
     write_lazily(group)
@@ -164,6 +163,7 @@ def _bound_windows(group: Group) -> None:
     """Many lanes share the memory for the first tasks of each."""
     lanes = [group.memory.lanes[number] for number in group.memory.active]
     if sum(len(lane.window.entries) for lane in lanes) > WINDOWED:
+        group.write_fresh()
         for lane in lanes:
             lane.window.trim(max(WINDOWED // len(lanes), 1))
 
