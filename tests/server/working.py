@@ -22,9 +22,7 @@ class Worker:
         """One exchange; `number` and `seen` count on by themselves."""
         self.number += 1
         body = {"session": self.session, "number": self.number, "seen": self.number - 1, **fields}
-        reply = await self._app.ask(
-            "POST", f"/v1/workers/{self.id}/exchange", body, token="worker"
-        )
+        reply = await self._app.ask("POST", f"/v1/workers/{self.id}/exchange", body, token="worker")
         assert reply.status == 200, reply.body
         told: dict[str, Any] = reply.json
         return told

@@ -85,11 +85,6 @@ class Window(Generic[C]):
         if index < len(self.entries) and self.entries[index].key == key:
             del self.entries[index]
 
-    @property
-    def is_empty(self) -> bool:
-        """True when the lane has no queued task at all."""
-        return self.is_complete and not self.entries
-
 
 class Lane(Generic[C]):
     """One lane: what decides who may take from it, and its head."""

@@ -79,6 +79,8 @@ class Edge:
             default=_no_such_path,
         )
         self._only_loopback = is_loopback(state.settings.host)
+        self._hosts: set[bytes] = set()
+        """Host headers found right, so that each is read once."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -101,8 +103,12 @@ class Edge:
         if not self._only_loopback:
             return
         host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        if host in self._hosts:
+            return
         if host and not is_loopback(_without_port(host.decode("latin-1"))):
             raise WrongHost("this server answers only to the names of this machine, as localhost")
+        if len(self._hosts) < 100:
+            self._hosts.add(host)
 
 
 def _without_port(host: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from task_server.scheduling.totals import Ahead
 from task_server.server.access import Access
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
@@ -25,5 +26,7 @@ class State(Struct):
     default_python: str
     """Minor version that a task gets if it names none."""
     is_stopping: bool = False
+    ahead: Ahead | None = None
+    """Everybody's open work, remembered for a moment."""
     versions: dict[str, dict[str, str]] = {}
     """Environment -> what is in it, of those that were asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import platform
 import random
 import time
@@ -48,6 +49,7 @@ PARK_SHARE = 0.8
 """A parked exchange lasts up to a third of the lease, shortened by up to this share at random."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 LOOK_SECONDS = 0.1
+LEAVE_SECONDS = 2.0
 FIRST_ANSWER_SECONDS = 0.002
 REPORTS_AT_ONCE = 2000
 
@@ -74,7 +76,9 @@ class Agent:
         )
         self._resources = Resources(self._transport, self._data)
         self._spool = Spool(self._data / "spool")
-        self._slots = Slots(settings.slots, self._data / "runners", self._on_outcomes)
+        self._slots = Slots(
+            settings.slots, self._data / "runners", self._on_outcomes, self._on_unfit
+        )
         self._preparation = Preparation(
             self._environments,
             self._resources,
@@ -98,6 +102,8 @@ class Agent:
         self._park_at = 0.0
         self._wake = asyncio.Event()
         self._is_draining = False
+        self._leave_at = math.inf
+        """When to end without a server that takes the reports: they are on disk."""
         self._is_stopped = asyncio.Event()
         self._pause = FIRST_PAUSE
         self._refusal: Refused | None = None
@@ -130,10 +136,17 @@ class Agent:
         for lease, task in list(self._preparing.items()):
             task.cancel()
             self._report([released(self._attempts[lease])])
+        self._preparing.clear()
         self._wake.set()
 
     def _give_back(self) -> None:
-        for attempt in self._slots.take_running():
+        loop = asyncio.get_running_loop()
+        self._leave_at = min(self._leave_at, loop.time() + LEAVE_SECONDS)
+        loop.call_at(self._leave_at, self._wake.set)
+        for upload in self._background:
+            upload.cancel()
+        self._slots.take_running()
+        for attempt in list(self._attempts.values()):
             if attempt.assignment.at_most_once:
                 self._report([crashed(attempt, "the worker was stopped")])
             else:
@@ -158,7 +171,7 @@ class Agent:
 
     async def _join(self) -> None:
         found = await asyncio.to_thread(pythons)
-        while not self._is_draining:
+        while not self._is_done():
             try:
                 reply = await self._transport.request(
                     "POST", "/v1/workers", _encode(self._presentation(found)), _JSON
@@ -232,7 +245,9 @@ class Agent:
         return early <= 0
 
     def _is_done(self) -> bool:
-        return self._is_draining and not self._attempts and not self._spool.pending
+        if not self._is_draining or self._attempts:
+            return False
+        return not self._spool.pending or asyncio.get_running_loop().time() >= self._leave_at
 
     def _has_news(self) -> bool:
         return len(self._spool.pending) > len(self._in_flight) or self._environment_news() != []
@@ -255,6 +270,7 @@ class Agent:
             pass
         except (errors.ServerUnreachable, errors.RequestError, msgspec.DecodeError) as error:
             self._list_held_at = 0.0  # tell all that is held next time: a reply may be lost
+            self._told = {}
             if not isinstance(error, errors.SessionOver):
                 log.warning("exchange failed: %s", error)
             await self._rest()
@@ -356,14 +372,7 @@ class Agent:
                 runnable.append((attempt, environment))
             else:
                 self._preparing[lease] = asyncio.ensure_future(self._prepare(attempt))
-        self._run(runnable)
-
-    def _run(self, runnable: list[tuple[Attempt, Environment]]) -> None:
-        try:
-            self._slots.run(runnable)
-        except OSError as error:
-            log.error("cannot start a runner: %s", error)
-            self._report([released(attempt, unfit=True) for attempt, _ in runnable])
+        self._slots.run(runnable)
 
     async def _prepare(self, attempt: Attempt) -> None:
         try:
@@ -371,12 +380,15 @@ class Agent:
             if isinstance(prepared, Report):
                 self._report([prepared])
             else:
-                self._run([(attempt, prepared)])
+                self._slots.run([(attempt, prepared)])
         finally:
             self._preparing.pop(attempt.lease, None)
             self._wake.set()
 
     # ---- reporting
+
+    def _on_unfit(self, attempts: list[Attempt]) -> None:
+        self._report([released(attempt, unfit=True) for attempt in attempts])
 
     def _on_outcomes(self, ended: list[tuple[Attempt, Outcome]]) -> None:
         reports = []

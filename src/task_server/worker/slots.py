@@ -6,13 +6,14 @@ import asyncio
 import itertools
 import logging
 import shutil
+import subprocess
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from task_server.worker.attempts import Attempt
 from task_server.worker.calls import Call, Outcome
 from task_server.worker.environments import Environment
-from task_server.worker.launch import RunnerSpec, compiled_child, share_cloudpickle
+from task_server.worker.launch import CHILD, RunnerSpec, compiled_child, share_cloudpickle
 from task_server.worker.runners import Runner
 
 log = logging.getLogger(__name__)
@@ -50,13 +51,23 @@ class Slot:
 
 
 class Slots:
-    """All slots of a worker. `on_outcomes` gets what calls came to, in batches."""
+    """All slots of a worker. `on_outcomes` gets what calls came to, in batches.
 
-    def __init__(self, count: int, directory: Path, on_outcomes: OnOutcomes) -> None:
+    `on_unfit` gets those for which no runner can be started.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        directory: Path,
+        on_outcomes: OnOutcomes,
+        on_unfit: Callable[[list[Attempt]], None],
+    ) -> None:
         self._slots = [Slot() for _ in range(count)]
         self._spare: dict[Key, list[Runner]] = {}
         self._directory = directory
         self._on_outcomes = on_outcomes
+        self._on_unfit = on_unfit
         self._attempts: dict[str, tuple[Attempt, Environment]] = {}
         self._waiting: list[Attempt] = []
         """Ready to run, and no slot is free for them."""
@@ -79,9 +90,16 @@ class Slots:
         """Run these, each on a free slot, or behind short calls of its owner and environment."""
         placed: dict[int, tuple[Slot, list[Call]]] = {}
         counts = {id(slot): slot.pending for slot in self._slots}
+        unfit: list[Attempt] = []
         for attempt, environment in attempts:
+            try:
+                slot = self._place(attempt, environment, counts)
+            except OSError as error:
+                log.error("cannot start a runner: %s", error)
+                self._attempts.pop(attempt.lease, None)
+                unfit.append(attempt)
+                continue
             self._attempts[attempt.lease] = (attempt, environment)
-            slot = self._place(attempt, environment, counts)
             if slot is None:
                 self._waiting.append(attempt)
                 continue
@@ -91,6 +109,8 @@ class Slots:
         for slot, calls in placed.values():
             assert slot.runner is not None
             slot.runner.send(calls)
+        if unfit:
+            self._on_unfit(unfit)
 
     def _place(
         self, attempt: Attempt, environment: Environment, counts: dict[int, int]
@@ -148,7 +168,12 @@ class Slots:
     def _child(self, interpreter: Path) -> Path:
         binary = interpreter.resolve()
         if binary not in self._children:
-            self._children[binary] = compiled_child(interpreter, self._directory / "shared")
+            try:
+                child = compiled_child(interpreter, self._directory / "shared")
+            except (OSError, subprocess.CalledProcessError) as error:
+                log.warning("cannot compile for %s: %s", interpreter, error)
+                child = CHILD
+            self._children[binary] = child
         return self._children[binary]
 
     # ---- what comes back

@@ -134,13 +134,13 @@ async def estimate_time_left(state: State, call: Call) -> Reply:
     call.query()
     owner = call.caller.sees
     piles = [*estimate.waiting_piles(state, owner), *estimate.running_piles(state, owner)]
-    everybody = [*estimate.waiting_piles(state, None), *estimate.running_piles(state, None)]
     seconds = estimate.total(piles)
-    eta = estimate.eta(state, everybody, longest=0.0)
+    everybody = estimate.ahead(state)
+    eta = estimate.eta(everybody.work, everybody.slots, longest=0.0)
     told = {
         "sucsess": True,
         "success": True,
-        "time": sum(pile.count * pile.price.p50 for pile in piles),
+        "time": sum((pile.count * pile.price.p50 for pile in piles), start=0.0),
         "low": seconds.p10,
         "high": seconds.p90,
         "unknown_tasks": round(sum(pile.count for pile in piles if not pile.price.is_known)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -18,13 +17,14 @@ from task_server.protocol.tasks import (
 )
 from task_server.scheduling.histogram import BINS, seconds_at
 from task_server.scheduling.statistics import Price, Statistics, guess
+from task_server.scheduling.totals import Ahead, Sum
 from task_server.server.state import State
 from task_server.store.contract import KindSpec
 from task_server.store.sqlite.memory import Session, function_key
 
 MAXIMUM_CALLS = 1000
 """More calls than this are listed only if asked for."""
-_Z90 = 1.2816
+AHEAD_SECONDS = 0.1
 
 
 class Pile(Struct):
@@ -59,23 +59,26 @@ def _median_first(functions: Iterable[Statistics]) -> float | None:
     return statistics.median(seconds) if seconds else None
 
 
-def total(piles: Sequence[Pile]) -> Quantiles:
-    """Core-seconds of all piles: a normal approximation of the sum, never a sum of quantiles.
+def sum_of(piles: Sequence[Pile]) -> Sum:
+    """The sum of all piles.
 
     Each call varies by itself; how well a function's mean is known varies for all its calls.
     """
-    mean, variance, guessed = 0.0, 0.0, 0.0
+    found = Sum()
     for pile in piles:
         if pile.statistics is None or not pile.price.is_known:
-            guessed += pile.count * pile.price.p50
+            found.guessed += pile.count * pile.price.p50
             continue
-        each_mean, each_variance = pile.statistics.moments()
-        mean += pile.count * each_mean
-        variance += pile.count * each_variance
-        variance += pile.count**2 * (each_variance + each_mean**2 / 4) / pile.statistics.calls
-    spread = _Z90 * math.sqrt(variance)
-    low, high = max(mean - spread, mean / 10), mean + spread
-    return Quantiles(low + guessed / 10, mean + guessed, high + guessed * 10)
+        mean, variance = pile.statistics.moments()
+        found.mean += pile.count * mean
+        found.variance += pile.count * variance
+        found.variance += pile.count**2 * (variance + mean**2 / 4) / pile.statistics.calls
+    return found
+
+
+def total(piles: Sequence[Pile]) -> Quantiles:
+    """Core-seconds of all piles."""
+    return sum_of(piles).quantiles()
 
 
 # ---- the queue and the fleet
@@ -139,12 +142,20 @@ def remaining(price: Price, known: Statistics | None, elapsed: float) -> float:
     return elapsed
 
 
-def eta(state: State, piles: Sequence[Pile], *, longest: float) -> Quantiles | None:
-    """Seconds until the piles are done behind what waits already; None without workers."""
-    number = slots(state)
+def ahead(state: State) -> Ahead:
+    """What is ahead of a new task; looked up anew ten times a second, not for each submit."""
+    now = state.clock()
+    if state.ahead is None or state.ahead.until <= now:
+        piles = [*waiting_piles(state, None), *running_piles(state, None)]
+        state.ahead = Ahead(now + AHEAD_SECONDS, sum_of(piles), slots(state))
+    return state.ahead
+
+
+def eta(work: Sum, number: int, *, longest: float) -> Quantiles | None:
+    """Seconds until `work` is done on that many slots; None without any."""
     if not number:
         return None
-    seconds = total(piles)
+    seconds = work.quantiles()
     return Quantiles(
         max(seconds.p10 / number, longest / 3),
         max(seconds.p50 / number, longest),
@@ -186,13 +197,18 @@ def of_submit(
         Pile(count, price, state.store.statistics(*function_key(spec)))
         for spec, price, count in zip(specs, prices, counts, strict=True)
     ]
-    ahead = [*waiting_piles(state, None), *running_piles(state, None)]
+    own = sum_of(piles)
+    before = ahead(state)
     known = [pile.statistics for pile in piles if pile.statistics and pile.statistics.calls]
     return Estimate(
         total=CoreSeconds(
-            total(piles), sum(int(pile.count) for pile in piles if not pile.price.is_known)
+            own.quantiles(), sum(int(pile.count) for pile in piles if not pile.price.is_known)
         ),
-        eta=eta(state, [*ahead, *piles], longest=max((p.p50 for p in prices), default=0.0)),
+        eta=eta(
+            before.work.plus(own),
+            before.slots,
+            longest=max((price.p50 for price in prices), default=0.0),
+        ),
         install_seconds=_install_seconds(known),
         memory_bytes=max((each.peak_bytes for each in known), default=0) or None,
         calls=UNSET if calls is None else [call_estimate(prices[index]) for index in calls],

@@ -143,6 +143,7 @@ async def batch_view(state: State, row: BatchRow) -> BatchView:
     }
     whole = max(row.total, row.expected or 0)
     piles = await _left_of_batch(state, row)
+    left = estimate.sum_of(piles)
     longest = max((pile.price.p50 for pile in piles), default=0.0)
     return BatchView(
         id=ids.to_text(row.id),
@@ -152,8 +153,8 @@ async def batch_view(state: State, row: BatchRow) -> BatchView:
         expected=row.expected,
         counts=counts,
         progress=row.ended / whole if whole else float(not row.is_open),
-        core_seconds=estimate.total(piles),
-        eta=estimate.eta(state, piles, longest=longest),
+        core_seconds=left.quantiles(),
+        eta=estimate.eta(left, estimate.slots(state), longest=longest),
     )
 
 

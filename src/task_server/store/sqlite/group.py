@@ -77,6 +77,11 @@ class Group:
         """Parked requests that do not wait beyond this group."""
         self.has_new_requests = False
 
+    def begin(self) -> None:
+        """Begin the transaction, if it has not begun."""
+        if not self.connection.in_transaction:
+            self.connection.execute("BEGIN IMMEDIATE")
+
     # ---- queueing
 
     def lane_of(self, task: Queued) -> Lane[Queued]:

@@ -252,6 +252,7 @@ def unpark_session(group: Group, session: Session) -> None:
 def lose(group: Group, session: Session, leases: Iterable[Running]) -> None:
     """T9 for leases that are no more, or T10 for what a live session never told as running."""
     for running in leases:
+        group.begin()
         row = read_row(group, "number", running.number)
         session.leases.pop(running.number, None)
         if row is None or row.state is not State.RUNNING or row.secret != running.secret:

@@ -174,7 +174,9 @@ class SqliteStore(Reads):
         def work(operation: Operation[ExchangeResult]) -> None:
             exchange(self._group, request, operation)
 
-        operation = Operation(work, rows=1 + len(request.reports))
+        # An exchange that only parks writes nothing: it needs no transaction.
+        is_quiet = not request.reports and request.held is None
+        operation = Operation(work, rows=0 if is_quiet else 1 + len(request.reports))
         return await self._park(operation, request.wait_until)
 
     async def plain_lease(self, token: int, *, wait_until: float, seconds: float) -> Dealt | None:
@@ -299,7 +301,7 @@ class SqliteStore(Reads):
             ending.settle(None)
 
         if not self._commits.is_closed:
-            self._commits.put(Operation(work))
+            self._commits.put(Operation(work, rows=0))
 
     def _run(self, operations: list[Operation[Any]]) -> None:
         """Do a group; after a fault each operation alone, so that only the culprit fails."""
@@ -336,7 +338,8 @@ class SqliteStore(Reads):
         return None
 
     def _commit(self, group: Group, operations: list[Operation[Any]]) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
+        if self.memory.load or any(operation.rows for operation in operations):
+            group.begin()
         for operation in operations:
             try:
                 operation.work(operation)
@@ -348,7 +351,8 @@ class SqliteStore(Reads):
             unpark_session(group, session)
         write_queued(group)
         group.write_counts()
-        self._connection.execute("COMMIT")
+        if self._connection.in_transaction:
+            self._connection.execute("COMMIT")
 
     def _undo(self, group: Group, operations: list[Operation[Any]], error: Exception) -> None:
         """Be as if the group had not been: read the memory again, have the parked ask again."""
@@ -375,8 +379,10 @@ class SqliteStore(Reads):
         self._loop.call_soon_threadsafe(self._publish, done, group)
 
     def _publish(self, done: list[Operation[Any]], group: Group | None) -> None:
-        if group is not None and group.ended:
-            self.on_ended(group.ended)  # whoever waits for an answer, before the workers
-        answer_all(done)
+        try:
+            if group is not None and group.ended:
+                self.on_ended(group.ended)  # whoever waits for an answer, before the workers
+        finally:
+            answer_all(done)
         if group is not None and group.has_new_requests:
             self.on_new_requests()
