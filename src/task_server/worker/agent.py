@@ -9,7 +9,7 @@ import platform
 import random
 import time
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -35,7 +35,7 @@ from task_server.worker.attempts import (
     report_of,
 )
 from task_server.worker.calls import CallLimits, Outcome
-from task_server.worker.environments import Environment, Environments, pythons
+from task_server.worker.environments import Environment, Environments
 from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
 from task_server.worker.slots import Slots
@@ -57,6 +57,13 @@ _JSON = {"Content-Type": "application/json"}
 _encode = msgspec.json.Encoder().encode
 _joined = msgspec.json.Decoder(Joined).decode
 _exchanged = msgspec.json.Decoder(Exchanged).decode
+
+
+Kind = Literal["report", "ask", "park"]
+
+
+def _is_over(exchange: asyncio.Task[None] | None) -> bool:
+    return exchange is None or exchange.done()
 
 
 class Refused(errors.TaskServerError):
@@ -100,6 +107,9 @@ class Agent:
         self._reporting: asyncio.Task[None] | None = None
         self._parked: asyncio.Task[None] | None = None
         self._park_at = 0.0
+        self._is_asking = False
+        self._is_flowing = False
+        """Tasks came while others were still held: there are probably more."""
         self._wake = asyncio.Event()
         self._is_draining = False
         self._leave_at = math.inf
@@ -170,11 +180,10 @@ class Agent:
     # ---- joining
 
     async def _join(self) -> None:
-        found = await asyncio.to_thread(pythons)
         while not self._is_done():
             try:
                 reply = await self._transport.request(
-                    "POST", "/v1/workers", _encode(self._presentation(found)), _JSON
+                    "POST", "/v1/workers", _encode(self._presentation()), _JSON
                 )
                 if reply.status < 300:
                     await self._begin(_joined(reply.body))
@@ -184,7 +193,7 @@ class Agent:
                 log.warning("cannot join: %s", error)
             await self._rest()
 
-    def _presentation(self, found: dict[str, Path]) -> Join:
+    def _presentation(self) -> Join:
         path = self._data / "identity"
         known = path.read_text().strip() if path.exists() else None
         return Join(
@@ -192,7 +201,7 @@ class Agent:
             protocol=(PROTOCOL, PROTOCOL),
             slots=self._settings.slots,
             worker=known or None,
-            pythons=sorted(found),
+            pythons=self._environments.pythons,
             platform=platform.platform(),
             version=self._version,
         )
@@ -224,19 +233,32 @@ class Agent:
             self._wake.clear()
             if self._refusal is not None:
                 raise self._refusal
-            if self._reporting is None or self._reporting.done():
-                if self._has_news():
-                    self._reporting = asyncio.ensure_future(self._exchange(is_report=True))
-                elif self._may_park():
-                    self._parked = asyncio.ensure_future(self._exchange(is_report=False))
+            if _is_over(self._reporting):
+                self._report_or_ask()
+            if self._may_park():
+                self._parked = asyncio.ensure_future(self._exchange("park"))
             await self._wake.wait()
 
+    def _report_or_ask(self) -> None:
+        """Tell what there is to tell, in the way that keeps tasks coming.
+
+        While they flow, one exchange reports and takes the next. Else the report goes beside a
+        parked exchange, which then is there already when the next task comes.
+        """
+        has_reports = len(self._spool.pending) > len(self._in_flight)
+        if has_reports and not self._is_flowing:
+            self._reporting = asyncio.ensure_future(self._exchange("report"))
+            self._park_at = 0.0
+        elif has_reports or self._environment_news():
+            self._reporting = asyncio.ensure_future(self._exchange("ask"))
+            self._is_asking = True
+
     def _may_park(self) -> bool:
-        """Whether to ask and wait: not while the first answers of new tasks may come any moment.
+        """Whether to wait for tasks: not while the first answers of new ones may come any moment.
 
         Their report asks too, and an exchange more for each short task would cost both sides.
         """
-        if self._parked is not None and not self._parked.done():
+        if not _is_over(self._parked) or (self._is_asking and not _is_over(self._reporting)):
             return False
         loop = asyncio.get_running_loop()
         early = self._park_at - loop.time()
@@ -249,9 +271,6 @@ class Agent:
             return False
         return not self._spool.pending or asyncio.get_running_loop().time() >= self._leave_at
 
-    def _has_news(self) -> bool:
-        return len(self._spool.pending) > len(self._in_flight) or self._environment_news() != []
-
     def _environment_news(self) -> list[EnvironmentState]:
         states = self._environments.states()
         return [
@@ -260,9 +279,9 @@ class Agent:
             if self._told.get(digest) != state
         ]
 
-    async def _exchange(self, *, is_report: bool) -> None:
+    async def _exchange(self, kind: Kind) -> None:
         try:
-            await self._exchange_once(is_report=is_report)
+            await self._exchange_once(kind)
             self._pause = FIRST_PAUSE
         except asyncio.CancelledError:
             raise
@@ -275,10 +294,12 @@ class Agent:
                 log.warning("exchange failed: %s", error)
             await self._rest()
         finally:
+            if kind == "ask":
+                self._is_asking = False
             self._wake.set()
 
-    async def _exchange_once(self, *, is_report: bool) -> None:
-        asked = self._next_exchange(is_report=is_report)
+    async def _exchange_once(self, kind: Kind) -> None:
+        asked = self._only_reports() if kind == "report" else self._next_exchange(kind)
         sending = {report.lease for report in asked.reports}
         self._in_flight |= sending
         try:
@@ -301,7 +322,23 @@ class Agent:
         if asked.session == self._session:
             self._take(asked, _exchanged(reply.body))
 
-    def _next_exchange(self, *, is_report: bool) -> Exchange:
+    def _only_reports(self) -> Exchange:
+        """Reports beside the parked exchange, or just before the one that will park.
+
+        Its number is lower than the parked one's, so that it does not end that.
+        """
+        number = self._number - 1
+        if _is_over(self._parked):
+            number = self._number = self._number + 1
+        return Exchange(
+            session=self._session,
+            number=number,
+            seen=self._seen,
+            draining=self._is_draining,
+            reports=self._reports(),
+        )
+
+    def _next_exchange(self, kind: Kind) -> Exchange:
         now = time.monotonic()
         held = None
         if now >= self._list_held_at:
@@ -311,20 +348,24 @@ class Agent:
         self._number += 1
         news = self._environment_news()
         self._told.update({each.digest: each.state for each in news})
-        reports = [
-            report for lease, report in self._spool.pending.items() if lease not in self._in_flight
-        ]
+        wait = self._lease_seconds / 3 * random.uniform(PARK_SHARE, 1.0)
         return Exchange(
             session=self._session,
             number=self._number,
             seen=self._seen,
             want=self._want(),
-            wait=0.0 if is_report else self._lease_seconds / 3 * random.uniform(PARK_SHARE, 1.0),
+            wait=wait if kind == "park" else 0.0,
             draining=self._is_draining,
-            reports=reports[:REPORTS_AT_ONCE],
+            reports=self._reports(),
             held=held,
             environments=news,
         )
+
+    def _reports(self) -> list[Report]:
+        """What is not under way already."""
+        waiting = self._spool.pending.items()
+        reports = [report for lease, report in waiting if lease not in self._in_flight]
+        return reports[:REPORTS_AT_ONCE]
 
     def _want(self) -> int:
         if self._is_draining:
@@ -342,6 +383,8 @@ class Agent:
             self._return(told.give_back)
         if told.drain and not self._is_draining:
             self.drain()
+        if told.tasks or asked.want:
+            self._is_flowing = bool(told.tasks) and bool(self._attempts)
         if told.tasks:
             self._park_at = asyncio.get_running_loop().time() + FIRST_ANSWER_SECONDS
             self._accept(told.tasks)

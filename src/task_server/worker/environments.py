@@ -116,6 +116,11 @@ class Environments:
             self._found = await asyncio.to_thread(_sweep, self._directory)
             await asyncio.to_thread(self._bytecode.sweep)
 
+    @property
+    def pythons(self) -> list[str]:
+        """Minor versions of the interpreters that `open` found."""
+        return sorted(self._pythons or {})
+
     async def close(self) -> None:
         """End all builds and wait until their processes are gone."""
         tasks = [*(build.task for build in self._builds.values()), *self._background]

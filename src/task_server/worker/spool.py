@@ -42,11 +42,16 @@ class Spool:
         """Read what an earlier start left."""
         if not self._path.exists():
             return
-        for line in self._path.read_bytes().split(b"\n"):
+        data = self._path.read_bytes()
+        # The last line of a crash, cut off, was never counted on; the next must not begin in it.
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            os.truncate(self._path, whole)
+        for line in data[:whole].splitlines():
             try:
                 report = _decode(line)
             except msgspec.DecodeError:
-                continue  # the last line of a crash, cut off; it was never counted on
+                continue  # a damaged disk: the others are whole
             self.pending[report.lease] = report
             self._written.add(report.lease)
         if self.pending:
@@ -77,27 +82,45 @@ class Spool:
             self._unwritten = []
             if waiting:
                 try:
-                    await asyncio.to_thread(self._append, waiting)
+                    await asyncio.to_thread(self._write, waiting, list(self.pending.values()))
                 except OSError as error:
                     log.error("the spool cannot be written: %s; answers are kept in memory", error)
                 self._written.update(each.lease for each in waiting)
 
-    def _append(self, reports: list[Report]) -> None:
-        data = b"".join(_encode(report) + b"\n" for report in reports)
-        is_new = not self._path.exists()
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, data)
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-        if is_new:
-            _sync_folder(self._path.parent)
+    def _write(self, new: list[Report], pending: list[Report]) -> None:
+        size = self._path.stat().st_size if self._path.exists() else 0
+        if size < REWRITE_BYTES:
+            _append(self._path, new, size)
+            return
+        # Mostly acknowledged by now: what is still pending takes the place of all.
+        partial = self._path.with_suffix(".partial")
+        partial.unlink(missing_ok=True)
+        _append(partial, pending, 0)
+        partial.rename(self._path)
+        _sync_folder(self._path.parent)
 
     async def settle(self) -> None:
         """Wait until everything that is pending is on disk."""
         if self._writer is not None:
             await self._writer
+
+
+def _append(path: Path, reports: list[Report], size: int) -> None:
+    """Add reports to a file of that size; all of them, or none."""
+    data = memoryview(b"".join(_encode(report) + b"\n" for report in reports))
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+        os.fdatasync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)  # half a line would spoil the next one
+        raise
+    finally:
+        os.close(descriptor)
+    if is_new:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
