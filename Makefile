@@ -21,7 +21,7 @@ BASE_PYTHON = $(firstword $(foreach python,/usr/bin/python3.11 python3.11 python
 	$(python) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $(python))))
 
-.PHONY: help install demo test quick check bench soak lock clean
+.PHONY: help install demo test quick check bench lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -62,9 +62,6 @@ check: install  ## check format, lint, types and imports
 
 bench: install  ## measure throughput, latency and prediction
 	@$(BIN)/python -m bench
-
-soak: install  ## run under load for long, and check that nothing is lost or grows
-	@$(BIN)/python -m bench.soak
 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url $(UPGRADE)
