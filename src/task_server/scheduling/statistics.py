@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from task_server.scheduling.histogram import Histogram
 
-SHORT_SECONDS = 0.005
+SHORT_SECONDS = 0.025
 """Functions with a median below this are dealt several to a slot."""
 UNKNOWN_SECONDS = 1.0
 """The guess for a function of which nothing is known, nor of its owner, nor of this server."""

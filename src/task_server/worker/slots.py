@@ -275,6 +275,7 @@ class Slots:
 
     async def close(self) -> None:
         """End all runners."""
+        self._attempts, self._waiting = {}, []  # what they release now goes to no other
         runners = [slot.runner for slot in self._slots if slot.runner is not None]
         runners += list(itertools.chain.from_iterable(self._spare.values()))
         await asyncio.gather(

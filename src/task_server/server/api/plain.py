@@ -135,7 +135,7 @@ async def estimate_time_left(state: State, call: Call) -> Reply:
     owner = call.caller.sees
     piles = [*estimate.waiting_piles(state, owner), *estimate.running_piles(state, owner)]
     seconds = estimate.total(piles)
-    everybody = estimate.ahead(state)
+    everybody = estimate.look_ahead(state)
     eta = estimate.eta(everybody.work, everybody.slots, longest=0.0)
     told = {
         "sucsess": True,

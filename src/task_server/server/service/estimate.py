@@ -146,9 +146,14 @@ def ahead(state: State) -> Ahead:
     """What is ahead of a new task; looked up anew ten times a second, not for each submit."""
     now = state.clock()
     if state.ahead is None or state.ahead.until <= now:
-        piles = [*waiting_piles(state, None), *running_piles(state, None)]
-        state.ahead = Ahead(now + AHEAD_SECONDS, sum_of(piles), slots(state))
+        state.ahead = look_ahead(state)
     return state.ahead
+
+
+def look_ahead(state: State) -> Ahead:
+    """The same, as of now."""
+    piles = [*waiting_piles(state, None), *running_piles(state, None)]
+    return Ahead(state.clock() + AHEAD_SECONDS, sum_of(piles), slots(state))
 
 
 def eta(work: Sum, number: int, *, longest: float) -> Quantiles | None:
