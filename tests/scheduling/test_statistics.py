@@ -46,7 +46,7 @@ def test_few_calls_make_a_wide_price() -> None:
     assert few.p90 / few.p10 > many.p90 / many.p10
 
 
-@pytest.mark.parametrize("seconds,is_short", [(0.001, True), (0.02, False)])
+@pytest.mark.parametrize("seconds,is_short", [(0.001, True), (0.1, False)])
 def test_short_is_what_was_measured_as_short(seconds: float, is_short: bool) -> None:
     known = measured(*[seconds] * 5)
 
