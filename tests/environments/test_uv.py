@@ -70,27 +70,27 @@ hint: An index (https://a/simple) returned a 403 Forbidden error. Check the cred
 """
 REFUSED = """\
 error: Request failed after 3 retries in 10.5s
-  cause: Failed to fetch: https://user:hunter2@a/simple/humanize/?token=hunter2
+  cause: Failed to fetch: https://user:hunter2@a/index/humanize/?token=hunter2
   cause: client error (Connect)
   cause: Connection refused (os error 111)
 """
 UNAVAILABLE = """\
-error: Failed to fetch: http://a/simple/humanize/
-  cause: HTTP status server error (503 Service Unavailable) for url (http://a/simple/humanize/)
+error: Failed to fetch: http://a/index/humanize/
+  cause: HTTP status server error (503 Service Unavailable) for url (http://a/index/humanize/)
 """
 GONE = """\
 error: Failed to download `humanize==4.9.0`
   cause: HTTP status client error (404 Not Found) for url (http://a/humanize.whl)
 """
 TOO_MANY = """\
-error: Failed to fetch: http://a/simple/humanize/
-  cause: HTTP status client error (429 Too Many Requests) for url (http://a/simple/humanize/)
+error: Failed to fetch: http://a/index/humanize/
+  cause: HTTP status client error (429 Too Many Requests) for url (http://a/index/humanize/)
 """
 WRONG_HASH = "error: Failed to download `a==1`\n  cause: Hash mismatch for `a==1`\n"
 FULL = """\
 warning: Failed to hardlink files; falling back to full copy.
 error: Failed to install: humanize-4.17.0-py3-none-any.whl (humanize==4.17.0)
-  cause: failed to copy file from /home/a/.cache/uv/archive-v0/ah2/a.po to /data/x/.tmpiM: No \
+  cause: failed to copy file from /var/a/.cache/uv/archive-v0/ah2/a.po to /data/x/.tmpiM: No \
 space left on device (os error 28)
 """
 CONFLICT = """\
@@ -146,10 +146,10 @@ def test_the_first_line_names_the_cause(
 @pytest.mark.parametrize(
     "secret",
     [
-        "https://user:hunter2@index.example/simple/",
-        "https://hunter2@index.example/simple/",
-        "https://user:pw@hunter2@index.example/simple/",
-        "https://index.example/simple/?token=hunter2&x=1",
+        "https://user:hunter2@index.example/index/",
+        "https://hunter2@index.example/index/",
+        "https://user:pw@hunter2@index.example/index/",
+        "https://index.example/index/?token=hunter2&x=1",
         "Bearer hunter2hunter2",
         "Authorization: Basic hunter2==",
         "pypi-hunter2hunter2hunter2",
@@ -165,12 +165,12 @@ def test_credentials_are_taken_out(secret: str) -> None:
 def test_paths_and_colours_are_taken_out_and_urls_stay() -> None:
     text = readable(
         "\x1b[1m\x1b[31merror\x1b[39m: Failed to copy to `/tmp/lock-xyz/lib/he.po`\r\n"
-        "  from (/home/a/.cache/uv/a.whl) and /home/a/.cache/ of https://a.example/simple/x.whl\x07"
+        "  from (/var/a/.cache/uv/a.whl) and /var/a/.cache/ of https://a.example/index/x.whl\x07"
     )
 
     assert text == (
         "Failed to copy to `.../he.po`\n"
-        "  from (.../a.whl) and ... of https://a.example/simple/x.whl"
+        "  from (.../a.whl) and ... of https://a.example/index/x.whl"
     )
 
 

@@ -24,7 +24,7 @@ from task_server.settings import ServerSettings
 
 JSON = {"content-type": "application/json"}
 _LEAKS = re.compile(
-    r"Traceback|File \"|\.py\b|/work/|/tmp/|/home/|site-packages|SELECT |INSERT |UPDATE |sqlite",
+    r"Traceback|File \"|\.py\b|/tmp/|/var/|site-packages|SELECT |INSERT |UPDATE |sqlite",
 )
 
 

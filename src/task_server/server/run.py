@@ -6,12 +6,11 @@ import asyncio
 import logging
 import signal
 import socket
-import sys
-from collections.abc import Callable
 
 import uvicorn
 
 from task_server.errors import TaskServerError
+from task_server.process import log_to_stderr, loop_factory
 from task_server.server.app import running
 from task_server.server.state import State
 from task_server.settings import ServerSettings
@@ -25,25 +24,13 @@ BACKLOG = 2048
 
 def serve(settings: ServerSettings) -> int:
     """Run a server; gives its exit status. Prints its one line on stdout when it can be used."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr()
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(settings))
     except (TaskServerError, OSError) as error:
         log.error("%s", error)
         return 1
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # not made for this platform
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 async def _serve(settings: ServerSettings) -> int:

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import logging
 import signal
-import sys
-from collections.abc import Callable
 from importlib.metadata import version
 
+from task_server.process import log_to_stderr, loop_factory
 from task_server.settings import WorkerSettings
 from task_server.worker import process_tree
 from task_server.worker.agent import Agent, Refused
@@ -22,13 +21,9 @@ REFUSED = 4
 
 def run(settings: WorkerSettings) -> int:
     """Run a worker; gives its exit status."""
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    log_to_stderr()
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_run(settings))
     except Refused as error:
         log.error("%s", error)
@@ -37,14 +32,6 @@ def run(settings: WorkerSettings) -> int:
         log.error("cannot work: %s", error)
         return 1
     return 0
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:  # not made for this platform
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 async def _run(settings: WorkerSettings) -> None:

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable
-from datetime import datetime
 from hashlib import blake2b
-from typing import TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
-from task_server.environments.lock import empty_lock
-from task_server.environments.names import BadName, parse_target
-from task_server.environments.requirements import (
-    BadRequirement,
-    Requested,
-    check_python,
-    parse_request,
-)
-from task_server.errors import Invalid, Malformed, NotSupported
+from task_server.errors import Invalid, Malformed
 from task_server.protocol import ids
-from task_server.protocol.payload import check_few_keys, check_keys, check_payload
-from task_server.protocol.tasks import FunctionByValue, Item, NewBatch, Retries, Submit, Task
+from task_server.protocol.payload import check_few_keys, check_keys
+from task_server.protocol.tasks import FunctionByValue, Item, NewBatch, Submit, Task
 from task_server.server.http import decode
+from task_server.server.service.arguments import BLOB_NAME, decoded, read_arguments
+from task_server.server.service.specs import make_spec, times
 from task_server.store.blobs import name_of
 from task_server.store.contract import KindSpec
 
-INLINE_BYTES = 65536
-"""Larger arguments and answers go to the blob store."""
 ID_SECONDS = 86400.0
 """How far from the server's time an id may be."""
 MAXIMUM_ERRORS = 100
-MAXIMUM_TAGS = 32
 _ITEM_KEYS = (b'"id"', b'"args"', b'"kwargs"', b'"call"')
 _FIRST_KEY = re.compile(rb'\s*\{\s*"(tasks|defaults|batch)"')
-_BLOB = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 _items = msgspec.json.Decoder(Item)
 _tasks = msgspec.json.Decoder(Task)
@@ -141,7 +128,7 @@ class Reader:
         digest.update(raw)
         payload, large, is_plain = read_arguments(call, task)
         self._check_named(payload)
-        run_after, start_by = _times(task)
+        run_after, start_by = times(task)
         return Read(
             None if call.id is None else check_id(call.id, self._now),
             digest.digest(),
@@ -177,9 +164,9 @@ class Reader:
     def _with_blob(self, task: Task) -> Task:
         """The task with its pickled function named by digest; the pickle itself in `blobs`."""
         function = task.function
-        if not isinstance(function, FunctionByValue) or _BLOB.fullmatch(function.pickle):
+        if not isinstance(function, FunctionByValue) or BLOB_NAME.fullmatch(function.pickle):
             return task
-        data = _base64(function.pickle, "function.pickle")
+        data = decoded(function.pickle, "function.pickle")
         name = name_of(data)
         self.blobs[name] = data
         by_value = FunctionByValue(pickle=name, name=function.name, python=function.python)
@@ -227,227 +214,3 @@ def _merged(own: Task, shared: Task | None) -> Task:
         if (value := getattr(own, name)) is not UNSET and value is not None
     }
     return msgspec.structs.replace(shared, **fields)
-
-
-# ---- arguments
-
-
-def read_arguments(own: Item, shared: Task) -> tuple[bytes, tuple[str, bytes] | None, bool]:
-    """The payload, what of it goes to the blob store, and whether a plain worker can take it."""
-    if own.call is not None or (shared.call is not None and not _has_arguments(own)):
-        return _encoded(own if own.call is not None else shared, own)
-    args = _array(bytes(own.args) or bytes(shared.args))
-    kwargs = _object(bytes(own.kwargs) or bytes(shared.kwargs))
-    check_payload(args, "args")
-    check_payload(kwargs, "kwargs")
-    if len(args) + len(kwargs) > INLINE_BYTES:
-        return b"", ("json", b"[" + args + b"," + kwargs + b"]"), False
-    return b'"args":' + args + b',"kwargs":' + kwargs, None, True
-
-
-def _has_arguments(item: Item | Task) -> bool:
-    return any(bytes(each) not in (b"", b"null") for each in (item.args, item.kwargs))
-
-
-def _array(raw: bytes) -> bytes:
-    if raw[:1] == b"[":
-        return raw
-    if raw in (b"", b"null"):
-        return b"[]"
-    raise Invalid("args is a list", field="args")
-
-
-def _object(raw: bytes) -> bytes:
-    if raw[:1] == b"{":
-        return raw
-    if raw in (b"", b"null"):
-        return b"{}"
-    raise Invalid("kwargs is an object", field="kwargs")
-
-
-def _encoded(source: Item | Task, own: Item) -> tuple[bytes, tuple[str, bytes] | None, bool]:
-    call = source.call
-    assert call is not None
-    if _has_arguments(own):
-        raise Invalid("give either call or args and kwargs", field="call")
-    if (call.data is None) == (call.blob is None):
-        raise Invalid("call has either data or blob", field="call")
-    if call.blob is not None:
-        _check_blob(call.blob, "call.blob")
-        return call_of(call.encoding, blob=call.blob), None, False
-    data = _base64(call.data or "", "call.data")
-    if len(data) > INLINE_BYTES:
-        return b"", (call.encoding, data), False
-    return call_of(call.encoding, data=call.data), None, False
-
-
-def _base64(text: str, field: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:
-        raise Invalid(f"{field} is not base64", field=field) from None
-
-
-def _check_blob(name: str, field: str) -> None:
-    if _BLOB.fullmatch(name) is None:
-        raise Invalid(f"{field} is sha256: and 64 hexadecimal digits", field=field)
-
-
-def call_of(encoding: str, *, data: str | None = None, blob: str | None = None) -> bytes:
-    """The payload of an encoded call."""
-    where = {"data": data} if blob is None else {"blob": blob}
-    return b'"call":' + msgspec.json.encode({"encoding": encoding, **where})
-
-
-# ---- what the members of a list share
-
-
-def make_spec(task: Task, *, owner: int, is_plain: bool, default_python: str) -> KindSpec:
-    """The kind of a task. Raises Invalid, NotSupported."""
-    _check_supported(task)
-    function = _given(task.function, None)
-    if not function:
-        raise Invalid("function is missing", field="function")
-    by_value = function if isinstance(function, FunctionByValue) else None
-    name = by_value.name if by_value else str(function)
-    packages = _packages(task)
-    python = _python(task, by_value, default_python)
-    requested = _requested(task, python)
-    module, qualname = (None, name) if by_value else _target(task, name)
-    retries = _retries(task)
-    encoding: str = _given(task.result_encoding, "json")
-    environment = _given(task.environment, None)
-    if environment is None and not requested.environment.requirements:
-        environment = empty_lock(python).digest
-    is_plain = is_plain and by_value is None and encoding == "json" and len(packages) <= 1
-    return KindSpec(
-        owner=owner,
-        function=qualname,
-        module=module,
-        package=packages,
-        version=_given(task.version, None) or None,
-        distribution=requested.package or "",
-        python=python,
-        request=_request_text(task, requested),
-        environment=environment,
-        pickle=by_value.pickle if by_value else None,
-        timeout=_timeout(task),
-        max_attempts=retries.max + 1,
-        backoff=retries.backoff,
-        retry_on=tuple(sorted(retries.on)),
-        priority=_priority(task),
-        at_most_once=_given(task.at_most_once, False),
-        result_encoding=encoding,
-        isolation=_given(task.isolation, "reuse"),
-        tags=_tags(task),
-        plain=is_plain,
-    )
-
-
-T = TypeVar("T")
-
-
-def _given(value: T | UnsetType | None, default: T) -> T:
-    return default if value is UNSET or value is None else value
-
-
-def _check_supported(task: Task) -> None:
-    later = ("finish_by", "keep", "requires", "limit_keys", "after", "features")
-    for name in later:
-        if _given(getattr(task, name), None):
-            raise NotSupported(f"{name} is not supported yet", field=name)
-    if task.timeout == "auto":
-        raise NotSupported('timeout "auto" is not supported yet; give seconds', field="timeout")
-    if _given(task.isolation, "reuse") == "fresh":
-        raise NotSupported('isolation "fresh" is not supported yet', field="isolation")
-    if _given(task.require_sandbox, 0) > 0:
-        raise NotSupported("require_sandbox is not supported yet", field="require_sandbox")
-
-
-def _packages(task: Task) -> tuple[str, ...]:
-    package = _given(task.package, "")
-    if isinstance(package, str):
-        return (package,) if package else ()
-    return tuple(package)
-
-
-def _python(task: Task, by_value: FunctionByValue | None, default: str) -> str:
-    asked = _given(task.python, None)
-    if by_value is not None and asked is not None and asked != by_value.python:
-        message = f"the function was pickled by Python {by_value.python}; python says {asked}"
-        raise Invalid(message, field="python")
-    try:
-        return check_python(by_value.python if by_value is not None else asked or default)
-    except BadRequirement as error:
-        raise Invalid(error.message, field="python") from None
-
-
-def _requested(task: Task, python: str) -> Requested:
-    package = _given(task.package, None)
-    try:
-        return parse_request(package, _given(task.version, None), python=python)
-    except BadRequirement as error:
-        raise Invalid(error.message, field=error.field) from None
-
-
-def _request_text(task: Task, requested: Requested) -> str:
-    environment = _given(task.environment, None)
-    if environment is None:
-        return requested.environment.text
-    if re.fullmatch(r"[0-9a-f]{64}", environment) is None:
-        raise Invalid("environment is the digest of a lock", field="environment")
-    return f"lock {environment}"
-
-
-def _target(task: Task, function: str) -> tuple[str | None, str]:
-    try:
-        target = parse_target(function, _given(task.module, None))
-    except BadName as error:
-        raise Invalid(error.message, field=error.field) from None
-    return target.module, target.qualname
-
-
-def _timeout(task: Task) -> float | None:
-    timeout = _given(task.timeout, None)
-    if timeout is None:
-        return None
-    if not isinstance(timeout, float | int) or not 0 <= timeout < 1e9:
-        raise Invalid("timeout is a number of seconds, 0 for none", field="timeout")
-    return float(timeout)
-
-
-def _retries(task: Task) -> Retries:
-    retries = _given(task.retries, Retries())
-    if not 0 <= retries.max <= 100:
-        raise Invalid("retries.max is a whole number from 0 to 100", field="retries.max")
-    if not 0 <= retries.backoff <= 3600:
-        raise Invalid("retries.backoff is seconds, up to 3600", field="retries.backoff")
-    return retries
-
-
-def _priority(task: Task) -> int:
-    priority = _given(task.priority, 0)
-    if not -10 <= priority <= 10:
-        raise Invalid("priority is a whole number from -10 to 10", field="priority")
-    return priority
-
-
-def _tags(task: Task) -> tuple[str, ...]:
-    tags = _given(task.tags, [])
-    if len(tags) > MAXIMUM_TAGS or any(not 0 < len(tag) <= 200 for tag in tags):
-        message = f"tags are at most {MAXIMUM_TAGS} texts of 1 to 200 letters"
-        raise Invalid(message, field="tags")
-    return tuple(tags)
-
-
-def _times(task: Task) -> tuple[float | None, float | None]:
-    return _moment(task.run_after, "run_after"), _moment(task.start_by, "start_by")
-
-
-def _moment(value: datetime | UnsetType | None, field: str) -> float | None:
-    moment = _given(value, None)
-    if moment is None:
-        return None
-    if moment.tzinfo is None:
-        raise Invalid(f"{field} needs an offset, like 2030-01-01T00:00:00Z", field=field)
-    return moment.timestamp()

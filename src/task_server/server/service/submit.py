@@ -12,7 +12,8 @@ from task_server.protocol.payload import check_text
 from task_server.protocol.tasks import Estimate, NewBatch
 from task_server.server.access import Caller
 from task_server.server.service import estimate
-from task_server.server.service.requests import Body, Read, Reader, call_of, check_id
+from task_server.server.service.arguments import call_of
+from task_server.server.service.requests import Body, Read, Reader, check_id
 from task_server.server.state import State
 from task_server.store.contract import (
     Accepted,

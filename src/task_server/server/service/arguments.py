@@ -1,0 +1,85 @@
+"""A task's arguments: checked once, then carried as the bytes that came."""
+
+from __future__ import annotations
+
+import base64
+import re
+
+import msgspec
+
+from task_server.errors import Invalid
+from task_server.protocol.payload import check_payload
+from task_server.protocol.tasks import Item, Task
+
+INLINE_BYTES = 65536
+"""Larger arguments and answers go to the blob store."""
+BLOB_NAME = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+
+
+def read_arguments(own: Item, shared: Task) -> tuple[bytes, tuple[str, bytes] | None, bool]:
+    """The payload, what of it goes to the blob store, and whether a plain worker can take it."""
+    if own.call is not None or (shared.call is not None and not _has_arguments(own)):
+        return _encoded(own if own.call is not None else shared, own)
+    args = _array(bytes(own.args) or bytes(shared.args))
+    kwargs = _object(bytes(own.kwargs) or bytes(shared.kwargs))
+    check_payload(args, "args")
+    check_payload(kwargs, "kwargs")
+    if len(args) + len(kwargs) > INLINE_BYTES:
+        return b"", ("json", b"[" + args + b"," + kwargs + b"]"), False
+    return b'"args":' + args + b',"kwargs":' + kwargs, None, True
+
+
+def _has_arguments(item: Item | Task) -> bool:
+    return any(bytes(each) not in (b"", b"null") for each in (item.args, item.kwargs))
+
+
+def _array(raw: bytes) -> bytes:
+    if raw[:1] == b"[":
+        return raw
+    if raw in (b"", b"null"):
+        return b"[]"
+    raise Invalid("args is a list", field="args")
+
+
+def _object(raw: bytes) -> bytes:
+    if raw[:1] == b"{":
+        return raw
+    if raw in (b"", b"null"):
+        return b"{}"
+    raise Invalid("kwargs is an object", field="kwargs")
+
+
+def _encoded(source: Item | Task, own: Item) -> tuple[bytes, tuple[str, bytes] | None, bool]:
+    call = source.call
+    assert call is not None
+    if _has_arguments(own):
+        raise Invalid("give either call or args and kwargs", field="call")
+    if (call.data is None) == (call.blob is None):
+        raise Invalid("call has either data or blob", field="call")
+    if call.blob is not None:
+        check_blob_name(call.blob, "call.blob")
+        return call_of(call.encoding, blob=call.blob), None, False
+    data = decoded(call.data or "", "call.data")
+    if len(data) > INLINE_BYTES:
+        return b"", (call.encoding, data), False
+    return call_of(call.encoding, data=call.data), None, False
+
+
+def decoded(text: str, field: str) -> bytes:
+    """The bytes of base64. Raises Invalid."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise Invalid(f"{field} is not base64", field=field) from None
+
+
+def check_blob_name(name: str, field: str) -> None:
+    """Raise Invalid unless it is `sha256:HEX`."""
+    if BLOB_NAME.fullmatch(name) is None:
+        raise Invalid(f"{field} is sha256: and 64 hexadecimal digits", field=field)
+
+
+def call_of(encoding: str, *, data: str | None = None, blob: str | None = None) -> bytes:
+    """The payload of an encoded call."""
+    where = {"data": data} if blob is None else {"blob": blob}
+    return b'"call":' + msgspec.json.encode({"encoding": encoding, **where})

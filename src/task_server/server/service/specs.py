@@ -1,0 +1,174 @@
+"""What the members of a list share: everything of a task but its id and arguments."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import TypeVar
+
+from msgspec import UNSET, UnsetType
+
+from task_server.environments.lock import empty_lock
+from task_server.environments.names import BadName, parse_target
+from task_server.environments.requirements import (
+    BadRequirement,
+    Requested,
+    check_python,
+    parse_request,
+)
+from task_server.errors import Invalid, NotSupported
+from task_server.protocol.tasks import FunctionByValue, Retries, Task
+from task_server.store.contract import KindSpec
+
+MAXIMUM_TAGS = 32
+
+T = TypeVar("T")
+
+
+def _given(value: T | UnsetType | None, default: T) -> T:
+    return default if value is UNSET or value is None else value
+
+
+def make_spec(task: Task, *, owner: int, is_plain: bool, default_python: str) -> KindSpec:
+    """The kind of a task. Raises Invalid, NotSupported."""
+    _check_supported(task)
+    function = _given(task.function, None)
+    if not function:
+        raise Invalid("function is missing", field="function")
+    by_value = function if isinstance(function, FunctionByValue) else None
+    name = by_value.name if by_value else str(function)
+    packages = _packages(task)
+    python = _python(task, by_value, default_python)
+    requested = _requested(task, python)
+    module, qualname = (None, name) if by_value else _target(task, name)
+    retries = _retries(task)
+    encoding: str = _given(task.result_encoding, "json")
+    environment = _given(task.environment, None)
+    if environment is None and not requested.environment.requirements:
+        environment = empty_lock(python).digest
+    is_plain = is_plain and by_value is None and encoding == "json" and len(packages) <= 1
+    return KindSpec(
+        owner=owner,
+        function=qualname,
+        module=module,
+        package=packages,
+        version=_given(task.version, None) or None,
+        distribution=requested.package or "",
+        python=python,
+        request=_request_text(task, requested),
+        environment=environment,
+        pickle=by_value.pickle if by_value else None,
+        timeout=_timeout(task),
+        max_attempts=retries.max + 1,
+        backoff=retries.backoff,
+        retry_on=tuple(sorted(retries.on)),
+        priority=_priority(task),
+        at_most_once=_given(task.at_most_once, False),
+        result_encoding=encoding,
+        isolation=_given(task.isolation, "reuse"),
+        tags=_tags(task),
+        plain=is_plain,
+    )
+
+
+def _check_supported(task: Task) -> None:
+    later = ("finish_by", "keep", "requires", "limit_keys", "after", "features")
+    for name in later:
+        if _given(getattr(task, name), None):
+            raise NotSupported(f"{name} is not supported yet", field=name)
+    if task.timeout == "auto":
+        raise NotSupported('timeout "auto" is not supported yet; give seconds', field="timeout")
+    if _given(task.isolation, "reuse") == "fresh":
+        raise NotSupported('isolation "fresh" is not supported yet', field="isolation")
+    if _given(task.require_sandbox, 0) > 0:
+        raise NotSupported("require_sandbox is not supported yet", field="require_sandbox")
+
+
+def _packages(task: Task) -> tuple[str, ...]:
+    package = _given(task.package, "")
+    if isinstance(package, str):
+        return (package,) if package else ()
+    return tuple(package)
+
+
+def _python(task: Task, by_value: FunctionByValue | None, default: str) -> str:
+    asked = _given(task.python, None)
+    if by_value is not None and asked is not None and asked != by_value.python:
+        message = f"the function was pickled by Python {by_value.python}; python says {asked}"
+        raise Invalid(message, field="python")
+    try:
+        return check_python(by_value.python if by_value is not None else asked or default)
+    except BadRequirement as error:
+        raise Invalid(error.message, field="python") from None
+
+
+def _requested(task: Task, python: str) -> Requested:
+    package = _given(task.package, None)
+    try:
+        return parse_request(package, _given(task.version, None), python=python)
+    except BadRequirement as error:
+        raise Invalid(error.message, field=error.field) from None
+
+
+def _request_text(task: Task, requested: Requested) -> str:
+    environment = _given(task.environment, None)
+    if environment is None:
+        return requested.environment.text
+    if re.fullmatch(r"[0-9a-f]{64}", environment) is None:
+        raise Invalid("environment is the digest of a lock", field="environment")
+    return f"lock {environment}"
+
+
+def _target(task: Task, function: str) -> tuple[str | None, str]:
+    try:
+        target = parse_target(function, _given(task.module, None))
+    except BadName as error:
+        raise Invalid(error.message, field=error.field) from None
+    return target.module, target.qualname
+
+
+def _timeout(task: Task) -> float | None:
+    timeout = _given(task.timeout, None)
+    if timeout is None:
+        return None
+    if not isinstance(timeout, float | int) or not 0 <= timeout < 1e9:
+        raise Invalid("timeout is a number of seconds, 0 for none", field="timeout")
+    return float(timeout)
+
+
+def _retries(task: Task) -> Retries:
+    retries = _given(task.retries, Retries())
+    if not 0 <= retries.max <= 100:
+        raise Invalid("retries.max is a whole number from 0 to 100", field="retries.max")
+    if not 0 <= retries.backoff <= 3600:
+        raise Invalid("retries.backoff is seconds, up to 3600", field="retries.backoff")
+    return retries
+
+
+def _priority(task: Task) -> int:
+    priority = _given(task.priority, 0)
+    if not -10 <= priority <= 10:
+        raise Invalid("priority is a whole number from -10 to 10", field="priority")
+    return priority
+
+
+def _tags(task: Task) -> tuple[str, ...]:
+    tags = _given(task.tags, [])
+    if len(tags) > MAXIMUM_TAGS or any(not 0 < len(tag) <= 200 for tag in tags):
+        message = f"tags are at most {MAXIMUM_TAGS} texts of 1 to 200 letters"
+        raise Invalid(message, field="tags")
+    return tuple(tags)
+
+
+def times(task: Task) -> tuple[float | None, float | None]:
+    """`run_after` and `start_by`, Unix seconds. Raises Invalid."""
+    return _moment(task.run_after, "run_after"), _moment(task.start_by, "start_by")
+
+
+def _moment(value: datetime | UnsetType | None, field: str) -> float | None:
+    moment = _given(value, None)
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise Invalid(f"{field} needs an offset, like 2030-01-01T00:00:00Z", field=field)
+    return moment.timestamp()
