@@ -169,8 +169,7 @@ def test_paths_and_colours_are_taken_out_and_urls_stay() -> None:
     )
 
     assert text == (
-        "Failed to copy to `.../he.po`\n"
-        "  from (.../a.whl) and ... of https://a.example/index/x.whl"
+        "Failed to copy to `.../he.po`\n  from (.../a.whl) and ... of https://a.example/index/x.whl"
     )
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from task_server.environments.lock import Lock, Pin
 from task_server.worker.bytecode import Bytecode, distributions
-from task_server.worker.environments import Environment, Environments, pythons
+from task_server.worker.environments import Environment, Environments
+from task_server.worker.interpreters import pythons
 from tests.environments.small_index import SmallIndex, small_index, wheel
 
 PYTHON = f"3.{sys.version_info.minor}"

@@ -15,7 +15,8 @@ import pytest
 from task_server.environments.lock import Lock, Pin, empty_lock, parse_lock
 from task_server.environments.requirements import parse_request
 from task_server.server.uv_lock import lock as resolve
-from task_server.worker.environments import BuildFailed, Environment, Environments, pythons
+from task_server.worker.environments import BuildFailed, Environment, Environments
+from task_server.worker.interpreters import pythons
 from tests.environments.small_index import SmallIndex, small_index, wheel
 
 PYTHON = f"3.{sys.version_info.minor}"

@@ -17,7 +17,6 @@ import os
 import platform
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from task_server.environments import uv as uv_text
 from task_server.environments.lock import BadLock, Lock, empty_lock, parse_lock
 from task_server.environments.uv_output import explain
 from task_server.worker.bytecode import Bytecode
+from task_server.worker.interpreters import pythons
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,6 @@ FetchLock = Callable[[str], Awaitable[str]]
 _LOCK_FILE: Final = "requirements.lock"
 _MANIFEST: Final = "manifest.json"
 _LOOK_AGAIN_SECONDS: Final = 0.05
-_MINORS: Final = range(9, 16)
-_PROBE: Final = "import sys; print(sys.implementation.name, '%d.%d' % sys.version_info[:2])"
 
 
 class BuildFailed(Exception):
@@ -255,40 +253,6 @@ class Environments:
             await _end(process)
         if process.returncode:
             raise _failed(process.returncode, output.decode(errors="replace"))
-
-
-@functools.cache
-def pythons() -> dict[str, Path]:
-    """The interpreters of this machine that really start, by minor version ("3.11").
-
-    Those of the system come first: other users can reach them, unlike one in somebody's home.
-    """
-    found = {}
-    for minor in _MINORS:
-        for candidate in _candidates(f"python3.{minor}"):
-            if _starts(candidate, f"3.{minor}"):
-                found[f"3.{minor}"] = candidate
-                break
-    return found
-
-
-def _candidates(name: str) -> Iterator[Path]:
-    yield Path("/usr/bin") / name
-    if name == f"python3.{sys.version_info.minor}":
-        yield Path(getattr(sys, "_base_executable", sys.executable))
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        yield Path(folder) / name
-
-
-def _starts(interpreter: Path, python: str) -> bool:
-    if not interpreter.is_absolute() or not os.access(interpreter, os.X_OK):
-        return False
-    command = [str(interpreter), "-I", "-S", "-c", _PROBE]
-    try:
-        probe = subprocess.run(command, capture_output=True, timeout=10, check=True, text=True)
-    except (OSError, subprocess.SubprocessError):
-        return False
-    return probe.stdout.split() == ["cpython", python]
 
 
 def _program(uv: str) -> str:
