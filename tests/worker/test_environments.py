@@ -393,6 +393,17 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+_BEFORE: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Children of other tests of this process are nothing of ours."""
+    _BEFORE.clear()
+    _BEFORE.update(children())
+
+
 def children() -> list[str]:
-    """The process ids of this process's children."""
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    """The process ids of this process's children, without those of other tests."""
+    every = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [each for each in every if each not in _BEFORE]

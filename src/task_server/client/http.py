@@ -88,6 +88,7 @@ class HttpTransport:
         self._address = _address(url)
         self._tls = tls
         self._kept: deque[_Kept] = deque(maxlen=KEPT_CONNECTIONS)
+        self._is_closed = False
         self._process = os.getpid()
 
     def request(self, request: Request, *, timeout: float) -> Reply:
@@ -119,7 +120,8 @@ class HttpTransport:
         return HttpStream(self, connection, response)
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections; those in use are closed when they are done."""
+        self._is_closed = True
         while self._kept:
             self._kept.pop().connection.close()
 
@@ -191,7 +193,7 @@ class HttpTransport:
     def _keep(
         self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
     ) -> None:
-        if response.will_close or not response.isclosed():
+        if self._is_closed or response.will_close or not response.isclosed():
             connection.close()
         else:
             self._kept.append(_Kept(connection, time.monotonic()))

@@ -798,6 +798,9 @@ def message_of(error: BaseException) -> str:
         return f"<its text cannot be had: str() raises {type_name(type(other))}>"
 
 
+TRACEBACK_HEAD = "Traceback (most recent call last):\n"
+
+
 def traceback_of(error: BaseException) -> str:
     """The traceback as Python prints it, without the frames of this file."""
     try:
@@ -806,8 +809,9 @@ def traceback_of(error: BaseException) -> str:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename == OUR_FILE:
             trace = trace.tb_next
-        whole = traceback.TracebackException(type(error), error, trace)
-        return cut("".join(whole.format()), MAX_TRACEBACK)
+        whole = "".join(traceback.TracebackException(type(error), error, trace).format())
+        # What a builtin raises has no frame but ours: it still reads as a traceback.
+        return cut(whole if trace is not None else TRACEBACK_HEAD + whole, MAX_TRACEBACK)
     except BaseException:  # MemoryError, a recursion of causes, evil methods
         return ""
 
