@@ -1,0 +1,172 @@
+"""A server as a worker sees it: it does what a test says, and keeps what it hears."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from task_server.environments.lock import empty_lock
+
+WAIT_SECONDS = 20.0
+Decide = Callable[[dict[str, Any]], web.Response | None]
+
+
+class ScriptedServer:
+    """Deals `tasks`; `decide(exchange)` may answer in another way, None leaves it as it is."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.tasks: list[dict[str, Any]] = []
+        """Dealt with the next exchange that wants any."""
+        self.extra: dict[str, Any] = {}
+        """Put into the next reply, such as `stop`."""
+        self.decide: Decide = lambda exchange: None
+        self.join_status = 200
+        self.blob_statuses: list[int] = []
+        """Statuses of the next uploads."""
+        self.blobs: dict[str, bytes] = {}
+        self.joins: list[dict[str, Any]] = []
+        self.exchanges: list[dict[str, Any]] = []
+        self.reports: list[dict[str, Any]] = []
+        """Of exchanges that were answered."""
+        self.lease_seconds = 6.0
+        self._numbers = 0
+        self._news = asyncio.Event()
+
+    # ---- what a test does
+
+    def task(self, function: object, *args: object, **fields: Any) -> str:
+        """Another task to deal; gives its lease."""
+        self._numbers += 1
+        lease = f"{self._numbers:x}.1.{'0' * 32}"
+        self.tasks.append(
+            {
+                "id": f"task {self._numbers}",
+                "lease": lease,
+                "owner": "1",
+                "function": function,
+                "environment": empty_lock("3.11").digest,
+                "attempt": 1,
+                "args": list(args),
+                "kwargs": {},
+                **fields,
+            }
+        )
+        self._news.set()
+        return lease
+
+    def tell(self, **extra: Any) -> None:
+        """Say this in the next reply, at once."""
+        self.extra.update(extra)
+        self._news.set()
+
+    async def until(self, happened: Callable[[], object]) -> None:
+        """Wait until it is true."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not happened():  # noqa: ASYNC110  # what a test waits for is told in many ways
+                await asyncio.sleep(0.01)
+
+    async def reported(self, *leases: str) -> list[dict[str, Any]]:
+        """The reports of these, once they are there."""
+        await self.until(lambda: set(leases) <= {each["lease"] for each in self.reports})
+        return [next(r for r in self.reports if r["lease"] == lease) for lease in leases]
+
+    async def joined(self, times: int = 1) -> None:
+        """Wait until the worker is there and has asked for tasks."""
+        await self.until(lambda: len(self.joins) >= times and self.exchanges)
+
+    def held(self, exchange: dict[str, Any]) -> set[str] | None:
+        """The leases that an exchange lists."""
+        return None if "held" not in exchange else {each["lease"] for each in exchange["held"]}
+
+    # ---- what the worker hears
+
+    def application(self) -> web.Application:
+        application = web.Application(client_max_size=1 << 28)
+        application.router.add_post("/v1/workers", self._join)
+        application.router.add_post("/v1/workers/{id}/exchange", self._exchange)
+        application.router.add_get("/v1/blobs/{name}", self._get_blob)
+        application.router.add_put("/v1/blobs/{name}", self._put_blob)
+        return application
+
+    async def _join(self, request: web.Request) -> web.Response:
+        self.joins.append(await request.json())
+        if self.join_status != 200:
+            code = "unavailable" if self.join_status == 503 else "forbidden"
+            return problem(self.join_status, code)
+        session = f"session {len(self.joins)}"
+        told = {"worker": "worker 1", "session": session, "protocol": 1}
+        seconds = {"lease_seconds": self.lease_seconds, "renew_seconds": self.lease_seconds / 3}
+        return web.json_response(told | seconds)
+
+    async def _exchange(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        self.exchanges.append(asked)
+        newest = len(self.exchanges)
+        other = self.decide(asked)
+        if other is not None:
+            return other
+        reports = asked.get("reports", [])
+        self.reports += reports
+        if not reports:
+            await self._park(asked, newest)
+        want = asked.get("want", 0)
+        dealt, self.tasks = self.tasks[:want], self.tasks[want:]
+        extra, self.extra = self.extra, {}
+        decisions = [{"lease": each["lease"], "status": 200} for each in reports]
+        told = {"number": asked["number"], "decisions": decisions, "tasks": dealt, **extra}
+        return web.json_response(told)
+
+    async def _park(self, asked: dict[str, Any], newest: int) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + asked.get("wait", 0.0)
+        while loop.time() < end and len(self.exchanges) == newest:
+            if self.extra or (self.tasks and asked.get("want", 0)):
+                return
+            await asyncio.sleep(0.005)
+
+    async def _get_blob(self, request: web.Request) -> web.Response:
+        data = self.blobs.get(request.match_info["name"])
+        return problem(404, "not_found") if data is None else web.Response(body=data)
+
+    async def _put_blob(self, request: web.Request) -> web.Response:
+        data = await request.read()
+        name = request.match_info["name"]
+        assert name == "sha256:" + hashlib.sha256(data).hexdigest()
+        status = self.blob_statuses.pop(0) if self.blob_statuses else 201
+        if status == 201:
+            self.blobs[name] = data
+            return web.json_response({"blob": name}, status=201)
+        return problem(status, "too_large" if status == 413 else "unavailable")
+
+
+def problem(status: int, code: str) -> web.Response:
+    """A refusal as the server tells it."""
+    told = {"type": "about:blank", "title": code, "status": status, "detail": code, "code": code}
+    return web.Response(
+        status=status,
+        body=json.dumps({**told, "retryable": status == 503}).encode(),
+        content_type="application/problem+json",
+    )
+
+
+@asynccontextmanager
+async def scripted_server(port: int = 0) -> AsyncIterator[ScriptedServer]:
+    """A scripted server while the block runs."""
+    server = ScriptedServer()
+    runner = web.AppRunner(server.application(), shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    (address,) = runner.addresses
+    server.url = f"http://127.0.0.1:{address[1]}"
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
