@@ -68,7 +68,7 @@ class Call:
                 return bytes(value)
         return None
 
-    def query(self, *allowed: str) -> dict[str, str]:
+    def query(self, *allowed: str, ignores_others: bool = False) -> dict[str, str]:
         """The query's fields. Raises Invalid for one that is not allowed, or that stands twice."""
         text = self.scope["query_string"].decode("latin-1")
         if not text:
@@ -78,7 +78,7 @@ class Call:
         pairs = parse_qsl(text, keep_blank_values=True)
         found = dict(pairs)
         for key, _ in pairs:
-            if key not in allowed:
+            if key not in allowed and not ignores_others:
                 raise Invalid(f"unknown query field {key[:100]!r}", field=key[:100])
         if len(found) != len(pairs):
             raise Invalid("a query field stands twice")

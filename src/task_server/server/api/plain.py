@@ -49,12 +49,18 @@ async def _object(state: State, call: Call) -> bytes:
     return body
 
 
+def _wait(call: Call) -> float:
+    """Seconds to wait; like unknown fields of a body, those of a query are ignored here."""
+    query = call.query("wait", ignores_others=True)
+    return seconds_in(query, "wait", most=MAXIMUM_WAIT)
+
+
 # ---- users
 
 
 async def submit_task(state: State, call: Call) -> Reply:
     """Submit one task; with `wait` the reply tells its end if it came in time."""
-    wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
+    wait = _wait(call)
     body = await _object(state, call)
     read = decode(body, _tasks)
     check_keys(body, bytes(read.args), bytes(read.kwargs))
@@ -105,7 +111,7 @@ def _outcome(state: State, row: TaskRow) -> dict[str, object]:
 
 async def request_answer(state: State, call: Call) -> Reply:
     """The answer of a task, or how far it is."""
-    wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
+    wait = _wait(call)
     row = await wait_for(state, call, identifier(call.params["id"]), wait)
     is_there = row.state is TaskState.SUCCEEDED
     told: dict[str, object] = {"sucsess": is_there, "success": is_there}
@@ -131,7 +137,6 @@ def _reason(state: State, row: TaskRow) -> str:
 
 async def estimate_time_left(state: State, call: Call) -> Reply:
     """Seconds of work in the caller's unfinished tasks."""
-    call.query()
     owner = call.caller.sees
     piles = [*estimate.waiting_piles(state, owner), *estimate.running_piles(state, owner)]
     seconds = estimate.total(piles)
@@ -154,7 +159,7 @@ async def estimate_time_left(state: State, call: Call) -> Reply:
 
 async def request_task(state: State, call: Call) -> Reply:
     """Lease one task that a plain worker can run."""
-    wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
+    wait = _wait(call)
     if state.is_stopping:
         wait = 0.0
     lease = state.store.plain_lease(
@@ -190,7 +195,6 @@ async def _plain_task(state: State, dealt: Dealt) -> bytes:
 
 async def submit_answer(state: State, call: Call) -> Reply:
     """A plain worker's answer, or what its function raised."""
-    call.query()
     body = await _object(state, call)
     read = decode(body, _answers)
     answer = bytes(read.answer)
