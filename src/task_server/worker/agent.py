@@ -7,7 +7,6 @@ import logging
 import math
 import platform
 import random
-import time
 from collections.abc import Coroutine, Sequence
 from typing import Literal
 
@@ -19,9 +18,9 @@ from task_server.client.requests import refusal
 from task_server.protocol.workers import (
     PROTOCOL,
     Assignment,
-    EnvironmentState,
     Exchange,
     Exchanged,
+    Held,
     Join,
     Joined,
     Report,
@@ -38,6 +37,7 @@ from task_server.worker.calls import CallLimits, Outcome
 from task_server.worker.environments import Environment, Environments
 from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
+from task_server.worker.session import Session
 from task_server.worker.slots import Slots
 from task_server.worker.spool import Spool
 
@@ -45,8 +45,6 @@ log = logging.getLogger(__name__)
 
 AHEAD = 512
 """Tasks that one slot may hold, short ones."""
-PARK_SHARE = 0.8
-"""A parked exchange lasts up to a third of the lease, shortened by up to this share at random."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 LOOK_SECONDS = 0.1
 LEAVE_SECONDS = 2.0
@@ -94,14 +92,7 @@ class Agent:
         self._attempts: dict[str, Attempt] = {}
         """All that is held and not reported."""
         self._preparing: dict[str, asyncio.Task[None]] = {}
-        self._told: dict[str, str] = {}
-        """States of environments that the server knows."""
-        self._worker = ""
-        self._session = ""
-        self._lease_seconds = 60.0
-        self._number = 0
-        self._seen = 0
-        self._list_held_at = 0.0
+        self._session = Session()
         self._in_flight: set[str] = set()
         """Leases whose reports are under way."""
         self._reporting: asyncio.Task[None] | None = None
@@ -114,7 +105,6 @@ class Agent:
         self._is_draining = False
         self._leave_at = math.inf
         """When to end without a server that takes the reports: they are on disk."""
-        self._is_stopped = asyncio.Event()
         self._pause = FIRST_PAUSE
         self._refusal: Refused | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -208,11 +198,7 @@ class Agent:
 
     async def _begin(self, joined: Joined) -> None:
         (self._data / "identity").write_text(joined.worker)
-        self._worker, self._session = joined.worker, joined.session
-        self._lease_seconds = joined.lease_seconds
-        self._number = self._seen = 0
-        self._list_held_at = 0.0
-        self._told = {}
+        self._session.begin(joined)
         self._pause = FIRST_PAUSE
         log.info("joined as %s with %d slots", joined.worker, self._settings.slots)
 
@@ -249,7 +235,7 @@ class Agent:
         if has_reports and not self._is_flowing:
             self._reporting = asyncio.ensure_future(self._exchange("report"))
             self._park_at = 0.0
-        elif has_reports or self._environment_news():
+        elif has_reports or self._session.news(self._environments.states()):
             self._reporting = asyncio.ensure_future(self._exchange("ask"))
             self._is_asking = True
 
@@ -271,14 +257,6 @@ class Agent:
             return False
         return not self._spool.pending or asyncio.get_running_loop().time() >= self._leave_at
 
-    def _environment_news(self) -> list[EnvironmentState]:
-        states = self._environments.states()
-        return [
-            EnvironmentState(digest, state)
-            for digest, state in states.items()
-            if self._told.get(digest) != state
-        ]
-
     async def _exchange(self, kind: Kind) -> None:
         try:
             await self._exchange_once(kind)
@@ -288,8 +266,7 @@ class Agent:
         except Refused:
             pass
         except (errors.ServerUnreachable, errors.RequestError, msgspec.DecodeError) as error:
-            self._list_held_at = 0.0  # tell all that is held next time: a reply may be lost
-            self._told = {}
+            self._session.doubt()
             if not isinstance(error, errors.SessionOver):
                 log.warning("exchange failed: %s", error)
             await self._rest()
@@ -299,13 +276,13 @@ class Agent:
             self._wake.set()
 
     async def _exchange_once(self, kind: Kind) -> None:
-        asked = self._only_reports() if kind == "report" else self._next_exchange(kind)
+        asked = self._next_exchange(kind)
         sending = {report.lease for report in asked.reports}
         self._in_flight |= sending
         try:
             reply = await self._transport.request(
                 "POST",
-                f"/v1/workers/{self._worker}/exchange",
+                f"/v1/workers/{self._session.worker}/exchange",
                 _encode(asked),
                 _JSON,
                 timeout=asked.wait + 30.0,
@@ -315,51 +292,30 @@ class Agent:
         if reply.status >= 300:
             error = refusal(reply)
             self._check_refused(error)
-            if isinstance(error, errors.SessionOver) and asked.session == self._session:
+            if isinstance(error, errors.SessionOver) and asked.session == self._session.id:
                 await self._join()
                 return
             raise error
-        if asked.session == self._session:
+        if asked.session == self._session.id:
             self._take(asked, _exchanged(reply.body))
 
-    def _only_reports(self) -> Exchange:
-        """Reports beside the parked exchange, or just before the one that will park.
-
-        Its number is lower than the parked one's, so that it does not end that.
-        """
-        number = self._number - 1
-        if _is_over(self._parked):
-            number = self._number = self._number + 1
-        return Exchange(
-            session=self._session,
-            number=number,
-            seen=self._seen,
-            draining=self._is_draining,
-            reports=self._reports(),
-        )
-
     def _next_exchange(self, kind: Kind) -> Exchange:
-        now = time.monotonic()
-        held = None
-        if now >= self._list_held_at:
-            self._slots.note_running()
-            held = [attempt.held() for attempt in self._attempts.values()]
-            self._list_held_at = now + self._lease_seconds / 3
-        self._number += 1
-        news = self._environment_news()
-        self._told.update({each.digest: each.state for each in news})
-        wait = self._lease_seconds / 3 * random.uniform(PARK_SHARE, 1.0)
-        return Exchange(
-            session=self._session,
-            number=self._number,
-            seen=self._seen,
+        if kind == "report":
+            return self._session.report(
+                self._reports(), is_parked=not _is_over(self._parked), draining=self._is_draining
+            )
+        return self._session.ask(
+            self._reports(),
             want=self._want(),
-            wait=wait if kind == "park" else 0.0,
+            waits=kind == "park",
             draining=self._is_draining,
-            reports=self._reports(),
-            held=held,
-            environments=news,
+            held=self._held,
+            states=self._environments.states(),
         )
+
+    def _held(self) -> list[Held]:
+        self._slots.note_running()
+        return [attempt.held() for attempt in self._attempts.values()]
 
     def _reports(self) -> list[Report]:
         """What is not under way already."""
@@ -374,7 +330,7 @@ class Agent:
         return max(free * AHEAD - len(self._attempts), 0)
 
     def _take(self, asked: Exchange, told: Exchanged) -> None:
-        self._seen = max(self._seen, told.number)
+        self._session.saw(told.number)
         if told.decisions:
             self._spool.acknowledge(decision.lease for decision in told.decisions)
         for stop in told.stop:

@@ -1,0 +1,95 @@
+"""One session at the server: its numbers, and what the server has been told. No I/O."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from task_server.protocol.workers import EnvironmentState, Exchange, Held, Joined, Report
+
+PARK_SHARE = 0.8
+"""A parked exchange lasts up to a third of the lease, shortened by up to a fifth at random."""
+
+EnvironmentWord = Literal["building", "ready", "failed"]
+
+
+class Session:
+    """Makes the exchanges of a session, in order."""
+
+    def __init__(self) -> None:
+        self.worker = ""
+        self.id = ""
+        self._lease_seconds = 60.0
+        self._number = 0
+        self._seen = 0
+        self._list_held_at = 0.0
+        self._told: dict[str, str] = {}
+
+    def begin(self, joined: Joined) -> None:
+        """A new session: nothing has been told in it."""
+        self.worker, self.id = joined.worker, joined.session
+        self._lease_seconds = joined.lease_seconds
+        self._number = self._seen = 0
+        self.doubt()
+
+    def doubt(self) -> None:
+        """An exchange failed, so a reply may be lost: tell all that is held the next time."""
+        self._list_held_at = 0.0
+        self._told = {}
+
+    def saw(self, number: int) -> None:
+        """A reply arrived."""
+        self._seen = max(self._seen, number)
+
+    def news(self, states: Mapping[str, EnvironmentWord]) -> list[EnvironmentState]:
+        """States of environments that the server does not know."""
+        return [
+            EnvironmentState(digest, state)
+            for digest, state in states.items()
+            if self._told.get(digest) != state
+        ]
+
+    def report(self, reports: list[Report], *, is_parked: bool, draining: bool) -> Exchange:
+        """Reports alone, beside the parked exchange or just before the one that will park.
+
+        Its number is lower than the parked one's, so that it does not end that.
+        """
+        number = self._number - 1
+        if not is_parked:
+            number = self._number = self._number + 1
+        return Exchange(
+            session=self.id, number=number, seen=self._seen, draining=draining, reports=reports
+        )
+
+    def ask(
+        self,
+        reports: list[Report],
+        *,
+        want: int,
+        waits: bool,
+        draining: bool,
+        held: Callable[[], list[Held]],
+        states: Mapping[str, EnvironmentWord],
+    ) -> Exchange:
+        """The newest exchange: it renews, takes tasks, and now and then lists all that is held."""
+        now = time.monotonic()
+        listed = None
+        if now >= self._list_held_at:
+            listed = held()
+            self._list_held_at = now + self._lease_seconds / 3
+        news = self.news(states)
+        self._told.update({each.digest: each.state for each in news})
+        self._number += 1
+        return Exchange(
+            session=self.id,
+            number=self._number,
+            seen=self._seen,
+            want=want,
+            wait=self._lease_seconds / 3 * random.uniform(PARK_SHARE, 1.0) if waits else 0.0,
+            draining=draining,
+            reports=reports,
+            held=listed,
+            environments=news,
+        )
