@@ -225,16 +225,16 @@ def test_tokens_are_made_listed_and_revoked(running: Running) -> None:
     data = ("--data", str(running.data))
     made = running.command("token", "create", "--kind", "user", "--name", "mine", *data)
     token = made.stdout.strip()
-    mine = Client(running.url, token)
-    assert mine.call("math:sqrt", 9) == 3.0
+    with Client(running.url, token) as mine:
+        assert mine.call("math:sqrt", 9) == 3.0
 
-    rows = json.loads(running.command("token", "ls", "-o", "json", *data).stdout)
-    row = next(row for row in rows if row["name"] == "mine")
-    assert running.command("token", "revoke", str(row["id"]), *data).returncode == 0
+        rows = json.loads(running.command("token", "ls", "-o", "json", *data).stdout)
+        row = next(row for row in rows if row["name"] == "mine")
+        assert running.command("token", "revoke", str(row["id"]), *data).returncode == 0
 
-    time.sleep(1.1)
-    with pytest.raises(errors.Unauthorized):
-        mine.call("math:sqrt", 9)
+        time.sleep(1.1)
+        with pytest.raises(errors.Unauthorized):
+            mine.call("math:sqrt", 9)
 
 
 @pytest.mark.network
