@@ -57,7 +57,7 @@ class Session:
         Its number is lower than the parked one's, so that it does not end that.
         """
         number = self._number - 1
-        if not is_parked:
+        if not is_parked or number < 1:  # what is parked may be of the session before
             number = self._number = self._number + 1
         return Exchange(
             session=self.id, number=number, seen=self._seen, draining=draining, reports=reports
