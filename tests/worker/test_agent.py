@@ -479,7 +479,7 @@ async def test_a_draining_worker_joins_again_to_deliver(
 
 
 async def test_a_second_drain_ends_without_a_server_too(
-    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+    server: ScriptedServer, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_module, "LEAVE_SECONDS", 0.3)
     worker = await start(slots=2)
@@ -487,6 +487,7 @@ async def test_a_second_drain_ends_without_a_server_too(
     server.blob_statuses = [503] * 100
     server.decide = lambda asked: problem(503, "unavailable") if asked.get("reports") else None
     await server.until(lambda: any(each.get("reports") for each in server.exchanges))
+    await server.until(lambda: any(tmp_path.glob("worker/spool/large/*/report.json")))
 
     worker.agent.drain()
     await asyncio.sleep(0.3)
@@ -498,10 +499,42 @@ async def test_a_second_drain_ends_without_a_server_too(
     server.blob_statuses = []
     await start()
     first, second = await server.reported(done, large)
-    assert value(first) == 2.0 and second["outcome"] == "released"
+    assert value(first) == 2.0 and second["outcome"] == "succeeded"
+    assert server.blobs[second["blob"]] == b'"%s"' % (b"x" * 100_000)
 
 
 # ---- restarts
+
+
+async def test_a_large_answer_outlives_the_worker_that_was_uploading_it(
+    server: ScriptedServer, start: Start, tmp_path: Path
+) -> None:
+    worker = await start()
+    server.blob_statuses = [503] * 100
+    lease = server.task("operator:mul", "x", 100_000)
+    await server.until(lambda: any(tmp_path.glob("worker/spool/large/*/report.json")))
+    await worker.dies()
+    assert server.reports == []
+    server.blob_statuses = []
+
+    await start()
+    (report,) = await server.reported(lease)
+
+    assert report["outcome"] == "succeeded" and len(server.reports) == 1
+    assert server.blobs[report["blob"]] == b'"%s"' % (b"x" * 100_000)
+    await server.until(lambda: not any(tmp_path.glob("worker/spool/large/*")))
+
+
+async def test_half_a_large_answer_is_forgotten(
+    server: ScriptedServer, start: Start, tmp_path: Path
+) -> None:
+    half = tmp_path / "worker" / "spool" / "large" / "0abc.partial"
+    half.mkdir(parents=True)
+    (half / "f00d").write_bytes(b"x")
+
+    await start()
+
+    assert not half.exists()
 
 
 async def test_answers_outlive_the_worker(server: ScriptedServer, start: Start) -> None:

@@ -29,12 +29,13 @@ from task_server.settings import WorkerSettings
 from task_server.worker.attempts import (
     Attempt,
     crashed,
-    failed,
+    refused,
     released,
     report_of,
 )
 from task_server.worker.calls import CallLimits, Outcome
 from task_server.worker.environments import Environment, Environments
+from task_server.worker.large import LargeAnswers, Uploads
 from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
 from task_server.worker.session import Session
@@ -81,6 +82,7 @@ class Agent:
         )
         self._resources = Resources(self._transport, self._data)
         self._spool = Spool(self._data / "spool")
+        self._large = LargeAnswers(self._data / "spool" / "large")
         self._slots = Slots(
             settings.slots, self._data / "runners", self._on_outcomes, self._on_unfit
         )
@@ -117,8 +119,10 @@ class Agent:
         await self._environments.open()
         self._slots.open()
         self._spool.open()
+        left = self._large.open()
         looking = asyncio.ensure_future(self._look_after())
         try:
+            await self._deliver_left(left)
             await self._join()
             await self._work()
         finally:
@@ -147,7 +151,9 @@ class Agent:
             upload.cancel()
         self._slots.take_running()
         for attempt in list(self._attempts.values()):
-            if attempt.assignment.at_most_once:
+            if self._large.has(attempt.lease):
+                del self._attempts[attempt.lease]  # its answer is there: the next start delivers it
+            elif attempt.assignment.at_most_once:
                 self._report([crashed(attempt, "the worker was stopped")])
             else:
                 self._report([released(attempt)])
@@ -332,7 +338,9 @@ class Agent:
     def _take(self, asked: Exchange, told: Exchanged) -> None:
         self._session.saw(told.number)
         if told.decisions:
-            self._spool.acknowledge(decision.lease for decision in told.decisions)
+            decided = [decision.lease for decision in told.decisions]
+            self._spool.acknowledge(decided)
+            self._large.forget(decided)
         for stop in told.stop:
             self._stop(stop.lease)
         if told.give_back:
@@ -394,20 +402,34 @@ class Agent:
         for attempt, outcome in ended:
             report, uploads = report_of(attempt, outcome)
             if uploads:
-                self._start(self._upload(attempt, report, uploads))
+                self._start(self._upload(report, uploads))
             else:
                 reports.append(report)
         self._report(reports)
 
-    async def _upload(
-        self, attempt: Attempt, report: Report, uploads: list[tuple[str, bytes]]
-    ) -> None:
+    async def _upload(self, report: Report, uploads: Uploads) -> None:
+        await self._large.keep(report, uploads)
+        await self._deliver(report, uploads)
+
+    async def _deliver(self, report: Report, uploads: Uploads) -> None:
+        """Upload what an answer names, then report it."""
         try:
             for name, data in uploads:
                 await self._resources.upload(name, data)
         except errors.RequestError as error:
-            report = failed(attempt, "too_big", f"the answer could not be stored: {error}")
+            report = refused(report, f"the answer could not be stored: {error}")
         self._report([report])
+
+    async def _deliver_left(self, left: list[tuple[Report, Uploads]]) -> None:
+        """Large answers of an earlier start: they are due in the new session's first exchange."""
+        work = asyncio.gather(*(self._deliver(report, uploads) for report, uploads in left))
+        while left and not work.done() and not self._is_draining:
+            self._wake.clear()
+            drained = asyncio.ensure_future(self._wake.wait())
+            await asyncio.wait((work, drained), return_when=asyncio.FIRST_COMPLETED)
+            drained.cancel()
+        if not work.done():
+            work.cancel()  # they stay on disk for the next start
 
     def _start(self, work: Coroutine[object, None, None]) -> None:
         task = asyncio.ensure_future(work)

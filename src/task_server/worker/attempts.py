@@ -129,6 +129,14 @@ def failed(attempt: Attempt, kind: ErrorKind, message: str) -> Report:
     return Report(lease=attempt.lease, outcome="failed", error=error, usage=usage)
 
 
+def refused(report: Report, message: str) -> Report:
+    """The report in place of one whose answer the server does not take."""
+    error = Error(kind="too_big", type="too_big", message=message)
+    return Report(
+        lease=report.lease, outcome="failed", error=error, usage=report.usage, log=report.log
+    )
+
+
 def released(attempt: Attempt, *, unfit: bool = False) -> Report:
     """The report of an attempt that never started."""
     return Report(lease=attempt.lease, outcome="released", unfit=unfit)

@@ -97,7 +97,7 @@ class Spool:
         partial.unlink(missing_ok=True)
         _append(partial, pending, 0)
         partial.rename(self._path)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
 
     async def settle(self) -> None:
         """Wait until everything that is pending is on disk."""
@@ -120,10 +120,11 @@ def _append(path: Path, reports: list[Report], size: int) -> None:
     finally:
         os.close(descriptor)
     if is_new:
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
