@@ -478,6 +478,24 @@ async def test_a_draining_worker_joins_again_to_deliver(
     assert len(server.joins) == 2 and len(server.exchanges) < 50
 
 
+async def test_a_drained_worker_leaves_when_its_answers_cannot_be_delivered(
+    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "LAST_TRY_SECONDS", 0.3)
+    worker = await start()
+    lease = server.task("math:sqrt", 4)
+    server.decide = lambda asked: problem(503, "unavailable") if asked.get("reports") else None
+    await server.until(lambda: any(each.get("reports") for each in server.exchanges))
+
+    worker.agent.drain()
+    await asyncio.wait_for(worker.ends(), 5)
+
+    server.decide = lambda asked: None
+    await start()
+    (report,) = await server.reported(lease)
+    assert value(report) == 2.0
+
+
 async def test_a_second_drain_ends_without_a_server_too(
     server: ScriptedServer, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

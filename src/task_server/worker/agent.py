@@ -49,6 +49,9 @@ AHEAD = 512
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 LOOK_SECONDS = 0.1
 LEAVE_SECONDS = 2.0
+"""After the second signal."""
+LAST_TRY_SECONDS = 30.0
+"""How long a drained worker tries to deliver; its answers stay on disk for the next start."""
 FIRST_ANSWER_SECONDS = 0.002
 REPORTS_AT_ONCE = 2000
 
@@ -261,7 +264,13 @@ class Agent:
     def _is_done(self) -> bool:
         if not self._is_draining or self._attempts:
             return False
-        return not self._spool.pending or asyncio.get_running_loop().time() >= self._leave_at
+        if not self._spool.pending:
+            return True
+        loop = asyncio.get_running_loop()
+        if self._leave_at == math.inf:
+            self._leave_at = loop.time() + LAST_TRY_SECONDS
+            loop.call_at(self._leave_at, self._wake.set)
+        return loop.time() >= self._leave_at
 
     async def _exchange(self, kind: Kind) -> None:
         try:
