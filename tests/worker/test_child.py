@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
+import cloudpickle
 import msgspec
 import pytest
 
@@ -691,6 +692,19 @@ async def test_cloudpickle_comes_last_on_the_path_and_only_for_functions_by_valu
 
     assert answer(by_name)[-1] == str(functions)
     assert answer(by_value) == [*answer(by_name), str(bench.folder / "cloudpickle")]
+
+
+async def test_arguments_of_the_callers_own_classes_can_be_read(bench: Bench) -> None:
+    source = (
+        "class Own:\n    def __init__(self, x): self.x = x\n    def __len__(self): return self.x"
+    )
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, space)
+    payload = cloudpickle.dumps(((space["Own"](7),), {}))
+
+    outcome = await bench.one(Call(lease="l", function="len", encoding="pickle", payload=payload))
+
+    assert answer(outcome) == 7
 
 
 # --- failures -----------------------------------------------------------------------------------

@@ -1117,6 +1117,8 @@ class Runner:
         how = header["result_encoding"]
         try:
             callee, payload = self.callee(header, payload, times)
+            if header["encoding"] == "pickle":
+                self.offer_cloudpickle()
             args, kwargs = arguments(header["encoding"], payload, header.get("blobs") or {})
             answer = encoded(self.called(callee, args, kwargs, times), how, header["limit"])
         except BaseException as error:
@@ -1166,9 +1168,13 @@ class Runner:
     def found(self, key: Any) -> Callee:
         if isinstance(key, tuple):
             return resolve(*key)
+        self.offer_cloudpickle()
+        return unpickled_function(key)
+
+    def offer_cloudpickle(self) -> None:
+        """Put the worker's own cloudpickle last on the path, for what was pickled by it."""
         if self.cloudpickle and self.cloudpickle not in sys.path:
             sys.path.append(self.cloudpickle)
-        return unpickled_function(key)
 
 
 def main() -> NoReturn:
