@@ -199,6 +199,20 @@ async def test_warm_processes_are_not_kept_without_end(table: Callable[[int], Ta
     await made.until(lambda: len(made.processes()) <= 1 + slots_module.SPARE_RUNNERS)
 
 
+async def test_owners_that_take_turns_get_their_warm_processes_again(
+    table: Callable[[int], Table],
+) -> None:
+    made = table(1)
+    processes: dict[str, list[int]] = {}
+
+    for number, owner in enumerate("1234516"):
+        made.run(pid(str(number), owner))
+        processes.setdefault(owner, []).extend(await made.ended(str(number)))
+
+    first, again = processes["1"]
+    assert first == again
+
+
 async def test_what_behind_a_crash_has_not_started_runs_elsewhere(
     table: Callable[[int], Table],
 ) -> None:

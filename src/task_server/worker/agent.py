@@ -152,7 +152,7 @@ class Agent:
         loop.call_at(self._leave_at, self._wake.set)
         for upload in self._background:
             upload.cancel()
-        self._slots.take_running()
+        self._slots.forget_running()
         for attempt in list(self._attempts.values()):
             if self._large.has(attempt.lease):
                 del self._attempts[attempt.lease]  # its answer is there: the next start delivers it

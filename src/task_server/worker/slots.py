@@ -64,7 +64,8 @@ class Slots:
         on_unfit: Callable[[list[Attempt]], None],
     ) -> None:
         self._slots = [Slot() for _ in range(count)]
-        self._spare: dict[Key, list[Runner]] = {}
+        self._spare: list[tuple[Key, Runner]] = []
+        """Warm runners that no slot has, longest unused first."""
         self._directory = directory
         self._on_outcomes = on_outcomes
         self._on_unfit = on_unfit
@@ -138,20 +139,19 @@ class Slots:
     def _refit(self, slot: Slot, key: Key, environment: Environment) -> None:
         """Give a free slot a runner for `key`; its warm one is kept beside if there is room."""
         old, old_key = slot.runner, slot.key
-        spare = self._spare.get(key)
-        slot.runner = spare.pop() if spare else self._start(environment)
+        slot.runner = self._take_spare(key) or self._start(environment)
         slot.key = key
         if old is not None and old_key is not None and old.is_open:
-            self._keep(old_key, old)
+            self._spare.append((old_key, old))
+            if len(self._spare) > SPARE_RUNNERS:
+                self._close(self._spare.pop(0)[1])
 
-    def _keep(self, key: Key, runner: Runner) -> None:
-        kept = sum(len(each) for each in self._spare.values())
-        if kept >= SPARE_RUNNERS:
-            oldest = next(iter(self._spare))
-            self._close(self._spare[oldest].pop(0))
-            if not self._spare[oldest]:
-                del self._spare[oldest]
-        self._spare.setdefault(key, []).append(runner)
+    def _take_spare(self, key: Key) -> Runner | None:
+        for index, (spare_key, runner) in enumerate(self._spare):
+            if spare_key == key and runner.is_open:
+                del self._spare[index]
+                return runner
+        return None
 
     def _start(self, environment: Environment) -> Runner:
         directory = self._directory / f"runner-{next(self._numbers)}"
@@ -192,9 +192,9 @@ class Slots:
         if ended:
             self._on_outcomes(ended)
         if again or self._waiting:
-            self.run([*again, *self._take_waiting(runner)])
+            self.run([*again, *self._take_waiting()])
 
-    def _take_waiting(self, runner: Runner) -> list[tuple[Attempt, Environment]]:
+    def _take_waiting(self) -> list[tuple[Attempt, Environment]]:
         if not self._waiting:
             return []
         free = sum(not slot.pending for slot in self._slots)
@@ -214,11 +214,8 @@ class Slots:
         for slot in self._slots:
             if slot.runner is runner:
                 slot.runner, slot.key = None, None
-        for key, spare in list(self._spare.items()):
-            self._spare[key] = [each for each in spare if each is not runner]
-            if not self._spare[key]:
-                del self._spare[key]
-        self.run(self._take_waiting(runner))
+        self._spare = [each for each in self._spare if each[1] is not runner]
+        self.run(self._take_waiting())
 
     # ---- looking after them
 
@@ -262,11 +259,9 @@ class Slots:
         found = [self._attempts.pop(lease, None) for lease in leases]
         return [each[0] for each in found if each is not None]
 
-    def take_running(self) -> list[Attempt]:
-        """What is left: calls that run. They are forgotten here; `close` ends them."""
-        running = [attempt for attempt, _ in self._attempts.values()]
+    def forget_running(self) -> None:
+        """What is left, calls that run, is of no interest any more; `close` ends them."""
         self._attempts = {}
-        return running
 
     def _close(self, runner: Runner) -> None:
         task = asyncio.ensure_future(runner.close())
@@ -277,7 +272,7 @@ class Slots:
         """End all runners."""
         self._attempts, self._waiting = {}, []  # what they release now goes to no other
         runners = [slot.runner for slot in self._slots if slot.runner is not None]
-        runners += list(itertools.chain.from_iterable(self._spare.values()))
+        runners += [runner for _, runner in self._spare]
         await asyncio.gather(
             *(runner.close(grace_seconds=0.1) for runner in runners),
             *self._closing,
