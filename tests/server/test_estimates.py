@@ -97,6 +97,26 @@ async def test_a_prediction_that_was_outlived_is_corrected(app: App) -> None:
     assert left["time"] > 10.0
 
 
+@pytest.mark.parametrize(("told", "seconds"), [({}, 30.0), ({"time": 2.0}, 2.0)])
+async def test_a_plain_worker_that_tells_no_time_took_from_lease_to_answer(
+    app: App, told: dict[str, float], seconds: float
+) -> None:
+    await app.ask("POST", "/v1/tasks", TASK)
+    task = (await app.ask("GET", "/worker/request_task", token="worker")).json["id"]
+    store = app.state.store
+    clock = store._clock
+    store._clock = lambda: clock() + 30.0
+
+    await app.ask(
+        "POST", "/worker/submit_answer", {"id": task, "answer": 2.0, **told}, token="worker"
+    )
+
+    (shown,) = (await app.ask("GET", "/v1/functions")).json["functions"]
+    view = (await app.ask("GET", f"/v1/tasks/{task}")).json
+    assert shown["run_seconds"]["mean"] == pytest.approx(seconds, rel=0.05)
+    assert view["run_seconds"] == pytest.approx(seconds, rel=0.05)
+
+
 async def test_functions_show_their_statistics(app: App) -> None:
     await ran(app, 0.25, times=3)
 

@@ -225,7 +225,7 @@ def _unknown(state: State, task: bytes) -> NotFound | Gone:
 def _report(read: PlainAnswer, task: bytes, answer: bytes) -> AttemptReport:
     said = read.sucsess if read.sucsess is not None else read.success
     failed = said is False or read.exception is not None
-    used = Used(run_seconds=max(read.time or 0.0, 0.0))
+    used = None if read.time is None else Used(run_seconds=max(read.time, 0.0))
     if not failed:
         if not answer:
             raise Invalid("answer is missing", field="answer")

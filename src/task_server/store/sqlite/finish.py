@@ -184,7 +184,11 @@ def _write_answer(
         )
     if row.state is State.RUNNING:
         end_attempt(group, row, told=told if issued.holds else None, is_stopped=not issued.holds)
-    used = report.used or Used()
+    if report.used is None:
+        # A plain worker need not measure: from its lease to its answer is as near as can be known.
+        begun = row.started_at if issued.holds and row.started_at else group.now
+        report.used = Used(run_seconds=max(group.now - begun, 0.0))
+    used = report.used
     group.count_attempt(
         group.memory.statistics_of(row.kind),
         used,
