@@ -52,14 +52,13 @@ class Disconnected(Exception):
 class Call:
     """One request."""
 
-    __slots__ = ("_body_read", "caller", "params", "receive", "scope")
+    __slots__ = ("caller", "params", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, caller: Caller) -> None:
         self.scope = scope
         self.receive = receive
         self.caller = caller
         self.params: dict[str, str] = scope.get("path_params", {})
-        self._body_read = False
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""
@@ -91,7 +90,6 @@ class Call:
             raise TooLarge(f"the body may have {limit} bytes")
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body"):
-            self._body_read = True
             return _bounded(message["body"], limit)
         pieces = [piece async for piece in self._pieces(message, limit)]
         return b"".join(pieces)
@@ -111,7 +109,6 @@ class Call:
                 raise TooLarge(f"the body may have {limit} bytes")
             yield message.get("body", b"")
             if not message.get("more_body"):
-                self._body_read = True
                 return
             message = await self.receive()
 

@@ -32,7 +32,6 @@ Handler = Callable[[State, Call], Awaitable[Reply]]
 USER = frozenset({"user"})
 WORKER = frozenset({"worker"})
 BOTH = frozenset({"user", "worker"})
-ADMIN = frozenset({"admin"})
 PUBLIC: frozenset[str] = frozenset()
 _NOBODY = Caller("user", -1, -1)
 

@@ -91,10 +91,11 @@ class Slots:
         """Run these, each on a free slot, or behind short calls of its owner and environment."""
         placed: dict[int, tuple[Slot, list[Call]]] = {}
         counts = {id(slot): slot.pending for slot in self._slots}
+        stuck = self._stuck()
         unfit: list[Attempt] = []
         for attempt, environment in attempts:
             try:
-                slot = self._place(attempt, environment, counts)
+                slot = self._place(attempt, environment, counts, stuck)
             except OSError as error:
                 log.error("cannot start a runner: %s", error)
                 self._attempts.pop(attempt.lease, None)
@@ -114,7 +115,11 @@ class Slots:
             self._on_unfit(unfit)
 
     def _place(
-        self, attempt: Attempt, environment: Environment, counts: dict[int, int]
+        self,
+        attempt: Attempt,
+        environment: Environment,
+        counts: dict[int, int],
+        stuck: Collection[Slot],
     ) -> Slot | None:
         key = attempt.runner_key
         free = [slot for slot in self._slots if not counts[id(slot)]]
@@ -125,14 +130,13 @@ class Slots:
             slot = next((each for each in free if each.runner is None), free[0])
             self._refit(slot, key, environment)
             return slot
-        now = asyncio.get_running_loop().time()
         same = [
             slot
             for slot in self._slots
             if slot.key == key
             and slot.runner is not None
             and slot.runner.is_open
-            and not slot.is_stuck(now)
+            and slot not in stuck
         ]
         return min(same, key=lambda slot: counts[id(slot)]) if same else None
 
@@ -221,10 +225,9 @@ class Slots:
 
     def free_up(self) -> list[Attempt]:
         """Take calls away from behind one that runs for long; gives those no slot is free for."""
-        now = asyncio.get_running_loop().time()
         taken: list[str] = []
-        for slot in self._slots:
-            if slot.pending > 1 and slot.is_stuck(now) and slot.runner is not None:
+        for slot in self._stuck():
+            if slot.pending > 1 and slot.runner is not None:
                 taken += slot.runner.take_back(slot.pending)
         moved = [self._attempts[lease] for lease in taken if lease in self._attempts]
         before = len(self._waiting)
@@ -236,8 +239,12 @@ class Slots:
 
     def stuck(self) -> int:
         """How many slots are in a call that runs for long."""
+        return len(self._stuck())
+
+    def _stuck(self) -> list[Slot]:
+        """Those slots; it costs a system call for each that works."""
         now = asyncio.get_running_loop().time()
-        return sum(slot.is_stuck(now) for slot in self._slots)
+        return [slot for slot in self._slots if slot.is_stuck(now)]
 
     def cancel(self, lease: str) -> None:
         """End a call without an outcome."""

@@ -25,7 +25,6 @@ async def post(state: State, call: Call) -> Reply:
     shows_calls = len(read.tasks) <= estimate.MAXIMUM_CALLS or "calls" in query
     told = estimate.of_submit(
         state,
-        call.caller.owner,
         read.specs,
         [estimate.price_of(state, spec) for spec in read.specs],
         counts,

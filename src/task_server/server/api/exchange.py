@@ -93,7 +93,6 @@ async def exchange(state: State, call: Call) -> Reply:
         asked.environments,
     )
     parked = asyncio.ensure_future(state.store.exchange(request))
-    await asyncio.sleep(0)
     result = await call.unless_gone(parked) if wait else await parked
     return Reply(_reply(state, asked, result))
 
@@ -130,10 +129,6 @@ def _report(state: State, report: Report) -> AttemptReport:
         report = _refused(report, error)
         encoding, answer = _outcome(report)
     lease = LeaseKey.parse(report.lease)
-    usage = report.usage
-    used = None
-    if report.outcome in ("succeeded", "failed"):
-        used = Used() if usage is None else _used(report)
     return AttemptReport(
         lease or NO_LEASE,
         report.outcome,
@@ -141,7 +136,7 @@ def _report(state: State, report: Report) -> AttemptReport:
         answer,
         error_kind=report.error.kind if report.error else "",
         unfit=report.unfit,
-        used=used,
+        used=_used(report) if report.outcome in ("succeeded", "failed") else None,
         log=_log(state, report.log),
     )
 
@@ -155,7 +150,8 @@ def _refused(report: Report, error: RequestError) -> Report:
 
 def _used(report: Report) -> Used:
     usage, resolved = report.usage, report.resolved
-    assert usage is not None
+    if usage is None:
+        return Used()
     return Used(
         run_seconds=max(usage.run_seconds, 0.0),
         install_seconds=max(usage.install_seconds, 0.0),

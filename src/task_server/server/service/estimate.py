@@ -190,7 +190,6 @@ def task_estimate(predicted: float, high: float, calls: int) -> TaskEstimate:
 
 def of_submit(
     state: State,
-    owner: int,
     specs: Sequence[KindSpec],
     prices: Sequence[Price],
     counts: Sequence[int],

@@ -30,7 +30,6 @@ class Result(Struct):
 
     accepted: Accepted
     estimate: Estimate
-    is_single: bool
 
 
 class Prepared(Struct):
@@ -76,23 +75,26 @@ async def prepare(
     counts = [0] * len(read.specs)
     for task in tasks:
         counts[task.spec] += 1
+    batch = None
+    if not read.is_single and into is None:
+        batch = batch_spec(read.batch or NewBatch(), state.clock(), is_open=False)
     submission = Submission(
         caller.owner,
         read.specs,
         prices,
         tasks,
-        batch=None if read.is_single or into is not None else _batch(read.batch, state.clock()),
+        batch=batch,
         into=into,
         key=None if key is None else IdempotencyKey(key, _digest(sent or body)),
     )
-    told = estimate.of_submit(state, caller.owner, read.specs, prices, counts)
+    told = estimate.of_submit(state, read.specs, prices, counts)
     return Prepared(submission, told, read.is_single)
 
 
 async def store(state: State, prepared: Prepared) -> Result:
     """Store what was prepared; on disk when this returns."""
     accepted = await state.store.submit(prepared.submission)
-    return Result(accepted, prepared.estimate, prepared.is_single)
+    return Result(accepted, prepared.estimate)
 
 
 def _digest(body: bytes) -> bytes:
@@ -113,10 +115,6 @@ async def _tasks(state: State, read: list[Read]) -> list[NewTask]:
             NewTask(identifier, digest, task.payload, task.spec, task.run_after, task.start_by)
         )
     return tasks
-
-
-def _batch(asked: NewBatch | None, now: float, *, is_open: bool = False) -> BatchSpec:
-    return batch_spec(asked or NewBatch(), now, is_open=is_open)
 
 
 def batch_spec(asked: NewBatch, now: float, *, is_open: bool) -> BatchSpec:

@@ -80,6 +80,7 @@ def _room(waiter: Waiter, broken: dict[tuple[int, str], float]) -> Room[Queued]:
 
 
 def _take(group: Group, taken: list[Taken]) -> None:
+    group.begin()  # a group of exchanges that only ask has not
     fresh = [each for each in taken if each[0].is_fresh]
     stored = [each for each in taken if not each[0].is_fresh]
     if fresh:

@@ -338,7 +338,7 @@ class SqliteStore(Reads):
         return None
 
     def _commit(self, group: Group, operations: list[Operation[Any]]) -> None:
-        if self.memory.load or any(operation.rows for operation in operations):
+        if any(operation.rows for operation in operations):
             group.begin()
         for operation in operations:
             try:
