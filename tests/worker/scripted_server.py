@@ -23,7 +23,7 @@ class ScriptedServer:
     def __init__(self) -> None:
         self.url = ""
         self.tasks: list[dict[str, Any]] = []
-        """Dealt with the next exchange that wants any."""
+        """Dealt with the next exchange of the newest session that wants any."""
         self.extra: dict[str, Any] = {}
         """Put into the next reply, such as `stop`."""
         self.decide: Decide = lambda exchange: None
@@ -87,6 +87,11 @@ class ScriptedServer:
 
     # ---- what the worker hears
 
+    @property
+    def _session(self) -> str:
+        """The newest: an older one is of a worker that died, whatever it left parked."""
+        return f"session {len(self.joins)}"
+
     def application(self) -> web.Application:
         application = web.Application(client_max_size=1 << 28)
         application.router.add_post("/v1/workers", self._join)
@@ -100,8 +105,7 @@ class ScriptedServer:
         if self.join_status != 200:
             code = "unavailable" if self.join_status == 503 else "forbidden"
             return problem(self.join_status, code)
-        session = f"session {len(self.joins)}"
-        told = {"worker": "worker 1", "session": session, "protocol": 1}
+        told = {"worker": "worker 1", "session": self._session, "protocol": 1}
         seconds = {"lease_seconds": self.lease_seconds, "renew_seconds": self.lease_seconds / 3}
         return web.json_response(told | seconds)
 
@@ -116,7 +120,7 @@ class ScriptedServer:
         self.reports += reports
         if not reports:
             await self._park(asked, newest)
-        want = asked.get("want", 0)
+        want = asked.get("want", 0) if asked["session"] == self._session else 0
         dealt, self.tasks = self.tasks[:want], self.tasks[want:]
         extra, self.extra = self.extra, {}
         decisions = [{"lease": each["lease"], "status": 200} for each in reports]
