@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from task_server.store.sqlite.store import SqliteStore
 from tests.server.asgi import App, application
 from tests.server.working import joined
 
@@ -104,6 +105,7 @@ async def test_a_plain_worker_that_tells_no_time_took_from_lease_to_answer(
     await app.ask("POST", "/v1/tasks", TASK)
     task = (await app.ask("GET", "/worker/request_task", token="worker")).json["id"]
     store = app.state.store
+    assert isinstance(store, SqliteStore)
     clock = store._clock
     store._clock = lambda: clock() + 30.0
 

@@ -286,7 +286,7 @@ async def test_only_successes_make_the_statistics(world: World) -> None:
         crashed(third),
     )
 
-    known = world.store.statistics(0, "", "math:sqrt")
+    known = world.store.statistics((0, "", "math:sqrt"))
 
     assert known is not None
     assert (known.calls, known.failures, known.run_seconds) == (1, 1, 2.0)
@@ -301,7 +301,7 @@ async def test_nonsense_in_a_report_spoils_nothing(world: World, seconds: float)
 
     assert await worker.report(succeeded(await worker.take_one(), used=used)) == [200]
 
-    known = world.store.statistics(0, "", "math:sqrt")
+    known = world.store.statistics((0, "", "math:sqrt"))
     assert known is not None
     assert (known.calls, known.run_seconds, known.peak_bytes) == (1, 0.0, 0)
 

@@ -86,11 +86,11 @@ async def test_statistics_are_the_same(world: World) -> None:
     worker = await world.worker()
     dealt = await worker.take(3)
     await worker.report(*map(succeeded, dealt[:2]))
-    before = world.store.statistics(0, "", "math:sqrt")
+    before = world.store.statistics((0, "", "math:sqrt"))
 
     await world.kill()
 
-    after = world.store.statistics(0, "", "math:sqrt")
+    after = world.store.statistics((0, "", "math:sqrt"))
     assert before is not None and after is not None
     assert before.price() == after.price()
 

@@ -193,7 +193,7 @@ class World:
         """Make these calls in one group, in this order; what each gives or raises."""
         is_taken, may_go_on = threading.Event(), threading.Event()
 
-        def hold(_: object) -> None:
+        async def hold(_: object) -> None:
             is_taken.set()
             may_go_on.wait(10)
 
@@ -324,6 +324,7 @@ class Worker:
         mine = self.number
         result = await self.world.store.exchange(
             ExchangeRequest(
+                worker=self.id or "",
                 session=self.session,
                 token=self.token,
                 number=mine,

@@ -8,9 +8,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
-from task_server.errors import TaskServerError
 from task_server.server.access import Access, everyone_is
 from task_server.server.api import (
     batches,
@@ -30,7 +28,7 @@ from task_server.server.upkeep.lock import Locker
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
 from task_server.store.blobs import Blobs
-from task_server.store.sqlite.store import SqliteStore
+from task_server.store.opening import open_store
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +48,17 @@ EVERYONE = "everyone"
 """The owner of all tasks on a server without authentication."""
 
 
-def sqlite_path(url: str) -> Path:
-    """The file of `sqlite:///PATH`. Raises TaskServerError for another database."""
-    if not url.startswith("sqlite:///"):
-        raise TaskServerError("the database is sqlite:///PATH; others are not supported yet")
-    return Path(url.removeprefix("sqlite:///"))
-
-
 @asynccontextmanager
 async def running(
     settings: ServerSettings, *, on_broken: Callable[[], None]
 ) -> AsyncIterator[tuple[State, Edge]]:
     """A server's parts, at work until the block ends. `on_broken`: the database failed."""
     clock = Clock()
-    path = sqlite_path(settings.database_url)
-    store = SqliteStore(
-        path, clock=clock, lease_seconds=settings.lease_seconds, on_broken=on_broken
+    store = await open_store(
+        settings.database_url,
+        clock=clock,
+        lease_seconds=settings.lease_seconds,
+        on_broken=on_broken,
     )
     everyone = None
     if settings.auth == "none":
@@ -74,7 +67,7 @@ async def running(
         settings=settings,
         clock=clock,
         store=store,
-        blobs=Blobs(path.parent / "blobs", maximum_bytes=settings.blob_bytes),
+        blobs=Blobs(settings.data.expanduser() / "blobs", maximum_bytes=settings.blob_bytes),
         access=Access(store.token, everyone=everyone),
         waiting=Waiting(),
         default_python=f"{sys.version_info.major}.{sys.version_info.minor}",

@@ -11,7 +11,7 @@ from task_server.server.access import Access
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
 from task_server.store.blobs import Blobs
-from task_server.store.sqlite.store import SqliteStore
+from task_server.store.contract import Store
 
 
 class State(Struct):
@@ -19,7 +19,7 @@ class State(Struct):
 
     settings: ServerSettings
     clock: Callable[[], float]
-    store: SqliteStore
+    store: Store
     blobs: Blobs
     access: Access
     waiting: Waiting

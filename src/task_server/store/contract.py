@@ -6,9 +6,10 @@ requests share transactions (group commit). Times are Unix seconds by the store'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from task_server.protocol.workers import EnvironmentState, Held
@@ -17,7 +18,12 @@ from task_server.store.states import Encoding, State
 from task_server.store.transitions import Policy
 
 if TYPE_CHECKING:
-    from task_server.store.rows import BatchRow, TaskFilter, TaskRow
+    from task_server.store.records.tokens import Token
+    from task_server.store.records.workers import WorkerRow
+    from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
+
+FunctionKey = tuple[int, str, str]
+"""Owner (0: by name), distribution, name."""
 
 
 class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
@@ -50,6 +56,12 @@ class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
     plain: bool
     """A plain worker can run it."""
 
+    @property
+    def function_key(self) -> FunctionKey:
+        """Whose statistics a task belongs to: a function by value is its owner's alone."""
+        name = f"{self.module}:{self.function}" if self.module else self.function
+        return (self.owner if self.pickle else 0, self.distribution, name)
+
 
 class Kind(Struct):
     """A stored KindSpec."""
@@ -61,6 +73,12 @@ class Kind(Struct):
     retry_on: frozenset[str]
     head: bytes = b""
     """The part of an assignment that all its tasks share, as JSON; made when first leased."""
+
+    @classmethod
+    def read(cls, number: int, function: int, lane: int, data: bytes) -> Kind:
+        """From its row: `data` is the spec as MessagePack."""
+        spec = msgspec.msgpack.decode(data, type=KindSpec)
+        return cls(number, spec, function, lane, frozenset(spec.retry_on))
 
 
 class NewTask(Struct):
@@ -208,6 +226,7 @@ class Dealt(Struct):
 class ExchangeRequest(Struct):
     """A worker's exchange, read."""
 
+    worker: str
     session: str
     token: int
     """Of the caller; 0 without authentication."""
@@ -240,6 +259,7 @@ class Ended(Struct):
     batch: int | None
     position: int
     state: State
+    server: int
     n: int
     encoding: Encoding | None
     outcome: bytes | None
@@ -255,6 +275,17 @@ class JoinRequest(Struct):
     session: str
 
 
+class LiveSession(Struct, frozen=True):
+    """A worker that is heard of."""
+
+    worker: int
+    facts: WorkerFacts
+    environments: Mapping[str, str]
+    """Digest -> state, of those it told about."""
+    running: int
+    """Tasks leased to it."""
+
+
 class Store(Protocol):
     """One database of tasks."""
 
@@ -265,8 +296,41 @@ class Store(Protocol):
     on_new_requests: Callable[[], None]
     """Called on the event loop when there are environment requests to lock."""
 
-    def statistics(self, owner: int, distribution: str, name: str) -> Statistics | None:
-        """What is known of a function; None when it was never called. Does not wait."""
+    # ---- what a server has in memory; none of these wait
+
+    def statistics(self, key: FunctionKey) -> Statistics | None:
+        """What is known of a function; None when it was never called."""
+
+    def functions(self) -> list[tuple[FunctionKey, Statistics]]:
+        """All functions that are known."""
+
+    def statistics_of(self, kind: Kind) -> Statistics:
+        """What is known of a kind's function."""
+
+    def called_by(self, owner: int) -> list[Statistics]:
+        """The functions that an owner has had called."""
+
+    def knows_request(self, text: str) -> bool:
+        """Whether an environment request of that text was made before."""
+
+    def environment_of(self, request: str) -> str | None:
+        """The digest of a request's lock; None before it is locked."""
+
+    def phase(self, number: int) -> str:
+        """How far the running attempt of a task is, as far as this server was told."""
+
+    # ---- the fleet and the queue
+
+    async def sessions(self) -> list[LiveSession]:
+        """Workers that are heard of, plain ones too."""
+
+    async def queued(self, owner: int | None) -> list[tuple[Kind, int]]:
+        """How many tasks of each kind wait, of this owner (None: of all)."""
+
+    async def running(self, owner: int | None) -> list[tuple[Kind, float]]:
+        """Kind and start of each running task of this owner (None: of all)."""
+
+    # ---- the verbs
 
     async def submit(self, submission: Submission) -> Accepted:
         """T1, T2. Raises Conflict, Gone, NotFound (no such open batch); then nothing is stored."""
@@ -332,5 +396,43 @@ class Store(Protocol):
     async def logs(self, number: int) -> list[tuple[int, bytes]]:
         """What a task's attempts printed: (attempt, log), first attempt first."""
 
+    async def batch_kinds(self, batch: int) -> list[tuple[Kind, int]]:
+        """How many open tasks of each kind a batch has."""
+
+    async def answers_in_order(self, batch: int, start: int, limit: int) -> list[AnswerRow]:
+        """Members of a batch that have ended, from position `start` on, by position."""
+
+    async def answers_as_ended(
+        self, batch: int, after: Mapping[int, int], limit: int
+    ) -> list[AnswerRow]:
+        """Members of a batch that ended after these places (server -> place).
+
+        Fewer than `limit`: there are no more.
+        """
+
+    async def environment(self, digest: str) -> tuple[str, str, float] | None:
+        """Python, lock and moment of an environment."""
+
     async def open_requests(self, now: float) -> list[tuple[str, str, int]]:
         """Environment requests to lock now: text, Python, tries so far."""
+
+    async def lock_later(self, text: str, *, at: float) -> None:
+        """An environment request could not be locked now: not before `at` again."""
+
+    async def keep_empty_lock(self, python: str, *, now: float) -> None:
+        """Store the lock of the empty environment of a Python."""
+
+    async def token(self, digest: bytes) -> Token | None:
+        """The valid token with that digest."""
+
+    async def owner_named(self, name: str) -> int:
+        """The owner of that name, made if need be."""
+
+    async def keep_blob(self, name: str, owner: int, *, size: int, now: float) -> None:
+        """An owner has a blob."""
+
+    async def has_blob(self, name: str, owner: int) -> bool:
+        """Whether an owner has a blob."""
+
+    async def workers(self) -> list[WorkerRow]:
+        """All workers that ever joined, newest first."""

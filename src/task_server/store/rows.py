@@ -32,11 +32,12 @@ class TaskRow(Struct):
 
 
 class AnswerRow(Struct):
-    """A member of a batch that has ended."""
+    """A member of a batch that has ended, as the `n`th task of a server."""
 
     position: int
     id: bytes
     state: State
+    server: int
     n: int
     encoding: Encoding | None
     outcome: bytes | None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from typing import Any
 
+from task_server.store.sqlite.connection import open_reader
 from task_server.store.sqlite.group import INLINE_BYTES
 from task_server.store.sqlite.memory import Memory
 from task_server.store.sqlite.store import SqliteStore
@@ -52,7 +54,11 @@ _CHECKS = {
 async def recount(store: SqliteStore) -> None:
     """Fail where the memory or a counter differs from the tables."""
     memory = store.memory
-    await store.read(lambda connection: _compare(connection, memory))
+    connection = open_reader(store.path)
+    try:
+        await asyncio.to_thread(_compare, connection, memory)
+    finally:
+        connection.close()
 
 
 def _compare(connection: sqlite3.Connection, memory: Memory) -> None:

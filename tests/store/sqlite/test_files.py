@@ -108,7 +108,7 @@ async def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
     (tmp_path / "t.db").touch()
     store = SqliteStore(tmp_path / "t.db", clock=lambda: 0.0)
 
-    (vacuum,) = await store.read(lambda c: c.execute("PRAGMA auto_vacuum").fetchone())
+    ((vacuum,),) = await store.read(lambda rows: rows.fetch("PRAGMA auto_vacuum"))
 
     assert vacuum == 2, "incremental"
     await store.close()

@@ -90,7 +90,7 @@ async def test_the_environments_of_a_session_are_bounded(world: World) -> None:
     states = [EnvironmentState(f"{n:064x}", "ready") for n in range(MAXIMUM_ENVIRONMENTS + 50)]
 
     await world.store.exchange(
-        ExchangeRequest(worker.session, 1, 1, 0, 0, 0.0, False, [], None, states)
+        ExchangeRequest(worker.id or "", worker.session, 1, 1, 0, 0, 0.0, False, [], None, states)
     )
 
     kept = world.store.memory.sessions[worker.session].environments

@@ -9,6 +9,7 @@ import pytest
 
 from task_server.errors import Unavailable
 from task_server.protocol.ids import new_ids
+from task_server.store.records.sql import Rows
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.lease import write_queued
 from tests.store.world import World, new_task, spec, succeeded
@@ -69,7 +70,7 @@ async def test_nothing_is_published_before_its_commit(
         await worker.exchange(succeeded(second))
 
     assert [each.id for each in world.ended] == [first.id]
-    known = world.store.statistics(0, "", "math:sqrt")
+    known = world.store.statistics((0, "", "math:sqrt"))
     assert known is not None and known.calls == 1
     await world.recount()
     assert await worker.report(succeeded(second)) == [200]
@@ -113,8 +114,8 @@ async def test_a_poisoned_operation_fails_alone(world: World) -> None:
     good = [new_task() for _ in range(5)]
     worker = await world.worker()
 
-    def poison(connection: sqlite3.Connection) -> None:
-        connection.execute("UPDATE tasks SET state = 99")
+    async def poison(rows: Rows) -> None:
+        await rows.execute("UPDATE tasks SET state = 99")
         raise Planted
 
     outcomes = await world.together(
@@ -134,8 +135,8 @@ async def test_a_poisoned_operation_fails_alone(world: World) -> None:
 async def test_a_refusal_after_writing_keeps_nothing_of_it(world: World) -> None:
     (task,) = (await world.submit()).ids
 
-    def refuse(connection: sqlite3.Connection) -> None:
-        connection.execute("UPDATE tasks SET submitted_at = 0")
+    async def refuse(rows: Rows) -> None:
+        await rows.execute("UPDATE tasks SET submitted_at = 0")
         raise Unavailable("not now")
 
     refused, accepted = await world.together(world.store.write(refuse), world.submit())
@@ -150,7 +151,7 @@ async def test_a_memory_out_of_step_with_the_tables_mends_itself(world: World) -
     worker = await world.worker()
     dealt = await worker.take_one()
     await world.store.write(
-        lambda c: c.execute("UPDATE tasks SET secret = x'00' WHERE id = ?", (dealt.id,))
+        lambda rows: rows.execute("UPDATE tasks SET secret = x'00' WHERE id = ?", dealt.id)
     )
 
     with pytest.raises(Unavailable):
@@ -165,7 +166,7 @@ async def test_a_queued_task_out_of_step_mends_itself_too(world: World) -> None:
     (task,) = (await world.submit()).ids
     worker = await world.worker()
     await world.store.write(
-        lambda c: c.execute("UPDATE tasks SET attempt = 7 WHERE id = ?", (task,))
+        lambda rows: rows.execute("UPDATE tasks SET attempt = 7 WHERE id = ?", task)
     )
 
     with pytest.raises(Unavailable):

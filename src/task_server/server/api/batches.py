@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -31,6 +32,7 @@ from task_server.store.rows import BatchRow
 
 _new = msgspec.json.Decoder(NewBatch)
 MAXIMUM_STREAM = 86400.0
+_PLACES = re.compile(r"[0-9a-f]{1,8}\.[0-9a-f]{1,15}(,[0-9a-f]{1,8}\.[0-9a-f]{1,15}){0,99}")
 
 
 async def post(state: State, call: Call) -> Reply:
@@ -113,11 +115,20 @@ async def get_answers(state: State, call: Call) -> Reply:
     if order not in ("submitted", "finished"):
         raise Invalid("order is submitted or finished", field="order")
     wait = seconds_in(query, "wait", most=MAXIMUM_STREAM) if "wait" in query else MAXIMUM_STREAM
-    cursor = cursor_in(query) or 0
+    begin = _places_in(query) if order == "finished" else cursor_in(query) or 0
     row = await _find(state, call)
-    follow = answers.in_order if order == "submitted" else answers.as_ended
-    lines = follow(state, row, call.caller.sees, cursor, wait)
+    if isinstance(begin, answers.Places):
+        lines = answers.as_ended(state, row, call.caller.sees, begin, wait)
+    else:
+        lines = answers.in_order(state, row, call.caller.sees, begin, wait)
     return Reply(_until_gone(call, lines), content_type=NDJSON)
+
+
+def _places_in(query: dict[str, str]) -> answers.Places:
+    text = query.get("cursor", "")
+    if text and _PLACES.fullmatch(text) is None:
+        raise Invalid("cursor is what the last line said", field="cursor")
+    return answers.Places(text)
 
 
 async def _until_gone(call: Call, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

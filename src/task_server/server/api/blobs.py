@@ -22,7 +22,7 @@ async def put(state: State, call: Call) -> Reply:
     if length is not None and length.isdigit() and int(length[:20]) > state.settings.blob_bytes:
         raise TooLarge(f"a blob may have {state.settings.blob_bytes} bytes")
     size = await state.blobs.put(name, call.pieces())
-    await state.store.keep_blob(name, _owner(call.caller), size)
+    await state.store.keep_blob(name, _owner(call.caller), size=size, now=state.clock())
     return Reply(encode({"blob": name, "size": size}), 201)
 
 

@@ -21,7 +21,7 @@ async def get(state: State, call: Call) -> Reply:
     """An environment: its Python, what is in it, its lock, and which workers have it."""
     python, lock, created_at = await _find(state, call)
     digest = call.params["digest"]
-    sessions = list(state.store.memory.sessions.values())
+    sessions = await state.store.sessions()
     shown = {
         "digest": digest,
         "python": python,

@@ -23,7 +23,7 @@ async def post(state: State, call: Call) -> Reply:
     for task in read.tasks:
         counts[task.spec] += 1
     shows_calls = len(read.tasks) <= estimate.MAXIMUM_CALLS or "calls" in query
-    told = estimate.of_submit(
+    told = await estimate.of_submit(
         state,
         read.specs,
         [estimate.price_of(state, spec) for spec in read.specs],
@@ -38,7 +38,7 @@ async def functions(state: State, call: Call) -> Reply:
     call.query()
     rows = [
         _shown(*key, known)
-        for key, known in list(state.store.memory.functions.items())
+        for key, known in state.store.functions()
         if _may_see(call, key[0]) and (known.calls or known.failures)
     ]
     return Reply(encode({"functions": rows, "next": None}))
@@ -48,7 +48,7 @@ async def function(state: State, call: Call) -> Reply:
     """Statistics of one function, by its number or its name."""
     call.query()
     wanted = call.params["function"]
-    for (owner, distribution, name), known in list(state.store.memory.functions.items()):
+    for (owner, distribution, name), known in state.store.functions():
         if wanted in (str(known.function), name) and _may_see(call, owner):
             return Reply(encode(_shown(owner, distribution, name, known)))
     raise NotFound(f"no function {wanted[:100]!r} was called here")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from task_server.errors import Invalid, NoCommonProtocol, NotFound, RequestError, TooLarge
+from task_server.errors import Invalid, NoCommonProtocol, RequestError, TooLarge
 from task_server.protocol.payload import check_keys, check_payload
 from task_server.protocol.tasks import Error, ErrorKind
 from task_server.protocol.workers import PROTOCOL, Exchange, Join, Joined, Report
@@ -75,12 +75,10 @@ async def exchange(state: State, call: Call) -> Reply:
     body = await call.body(state.settings.body_bytes)
     check_object(body)
     asked = decode(body, _exchanges)
-    session = state.store.memory.sessions.get(asked.session)
-    if session is not None and session.worker_id != call.params["id"]:
-        raise NotFound("the session is another worker's")
     reports = [_report(state, report) for report in asked.reports]
     wait = 0.0 if state.is_stopping else min(max(asked.wait, 0.0), state.store.lease_seconds / 3)
     request = ExchangeRequest(
+        call.params["id"],
         asked.session,
         call.caller.token,
         asked.number,
@@ -197,19 +195,17 @@ async def listed(state: State, call: Call) -> Reply:
     """The workers there are and were."""
     call.query()
     rows = await state.store.workers()
-    live = {session.worker: session for session in list(state.store.memory.sessions.values())}
-    now = state.clock()
+    live = {session.worker: session for session in await state.store.sessions()}
     shown = []
     for row in rows:
         session = live.get(row.worker)
-        is_live = session is not None and (row.facts.is_plain or session.alive_until > now)
         shown.append(
             {
                 "id": row.id,
                 "name": row.facts.name,
-                "state": "live" if is_live else "lost",
+                "state": "live" if session else "lost",
                 "slots": row.facts.slots,
-                "running": len(session.leases) if session else 0,
+                "running": session.running if session else 0,
                 "pythons": list(row.facts.pythons),
                 "labels": row.facts.labels,
                 "platform": row.facts.platform,

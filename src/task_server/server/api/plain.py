@@ -121,26 +121,27 @@ async def request_answer(state: State, call: Call) -> Reply:
         return Reply(encode(told))
     told.update(_outcome(state, row))
     if not row.state.is_terminal:
-        told["reason"] = _reason(state, row)
+        told["reason"] = await _reason(state, row)
     return Reply(encode(told))
 
 
-def _reason(state: State, row: TaskRow) -> str:
+async def _reason(state: State, row: TaskRow) -> str:
     if row.state is TaskState.RUNNING:
         return "a worker has it"
     if row.state is TaskState.DELAYED:
         return "it waits for its time"
     if row.request_state != 1:
         return "its environment is being locked"
-    return "it waits for a free worker" if estimate.slots(state) else "no worker is connected"
+    has_workers = await estimate.slots(state) > 0
+    return "it waits for a free worker" if has_workers else "no worker is connected"
 
 
 async def estimate_time_left(state: State, call: Call) -> Reply:
     """Seconds of work in the caller's unfinished tasks."""
     owner = call.caller.sees
-    piles = [*estimate.waiting_piles(state, owner), *estimate.running_piles(state, owner)]
+    piles = await estimate.open_piles(state, owner)
     seconds = estimate.total(piles)
-    everybody = estimate.look_ahead(state)
+    everybody = await estimate.look_ahead(state)
     eta = estimate.eta(everybody.work, everybody.slots, longest=0.0)
     told = {
         "sucsess": True,
@@ -179,9 +180,9 @@ async def request_task(state: State, call: Call) -> Reply:
 async def _plain_task(state: State, dealt: Dealt) -> bytes:
     spec = dealt.kind.spec
     version = None
-    request = state.store.memory.requests[spec.request]
-    if spec.distribution and request.environment is not None:
-        found = await state.store.environment(request.environment)
+    environment = state.store.environment_of(spec.request)
+    if spec.distribution and environment is not None:
+        found = await state.store.environment(environment)
         if found is not None:
             version = parse_lock(found[1], python=found[0]).versions().get(spec.distribution)
     shared = {

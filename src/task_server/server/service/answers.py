@@ -55,11 +55,30 @@ def _live_in_order(watch: BatchWatch, position: int) -> list[Ended | AnswerRow]:
     return found
 
 
+class Places:
+    """How far a reader is: server -> the last place read of those that it ended."""
+
+    def __init__(self, text: str = "") -> None:
+        self.by_server: dict[int, int] = {}
+        for pair in text.split(",") if text else ():
+            server, n = pair.split(".")
+            self.by_server[int(server, 16)] = int(n, 16)
+
+    def has_passed(self, end: Ended | AnswerRow) -> bool:
+        """Whether this end was read."""
+        return end.n <= self.by_server.get(end.server, 0)
+
+    def line(self, end: Ended | AnswerRow) -> bytes:
+        """Pass an end; gives its line, whose cursor is this place."""
+        self.by_server[end.server] = end.n
+        pairs = (f"{server:x}.{n:x}" for server, n in sorted(self.by_server.items()))
+        return answer_line(end, ",".join(pairs))
+
+
 async def as_ended(
-    state: State, row: BatchRow, owner: int | None, after: int, seconds: float
+    state: State, row: BatchRow, owner: int | None, places: Places, seconds: float
 ) -> AsyncIterator[bytes]:
-    """Lines in the order of ends, after place `after`; a line's cursor is its own place."""
-    n = after
+    """Lines in the order of ends, after `places`; a line's cursor is its own place."""
     deadline = asyncio.get_running_loop().time() + seconds
     with state.waiting.batch(row.batch) as watch:
         is_read = False
@@ -68,15 +87,14 @@ async def as_ended(
             found: Sequence[Ended | AnswerRow] = []
             if watch.has_missed or not is_read:
                 watch.has_missed = False
-                found = await state.store.answers_as_ended(row.batch, n, PIECE)
+                found = await state.store.answers_as_ended(row.batch, places.by_server, PIECE)
                 is_read = len(found) < PIECE
             if is_read and not found:
-                found = _live_as_ended(watch, n)
+                found = _live_as_ended(watch, places)
             if found:
-                n = found[-1].n
-                yield b"".join(answer_line(end, f"{end.n:x}") for end in found)
+                yield b"".join([places.line(end) for end in found])
             elif await _all_ended(state, row, owner):
-                last = await state.store.answers_as_ended(row.batch, n, PIECE)
+                last = await state.store.answers_as_ended(row.batch, places.by_server, PIECE)
                 if not last:
                     return
                 is_read = False  # the commit that ended them came before its news
@@ -84,10 +102,10 @@ async def as_ended(
                 return
 
 
-def _live_as_ended(watch: BatchWatch, n: int) -> list[Ended | AnswerRow]:
-    found = sorted(watch.ended.values(), key=lambda end: end.n)
+def _live_as_ended(watch: BatchWatch, places: Places) -> list[Ended | AnswerRow]:
+    found = sorted(watch.ended.values(), key=lambda end: (end.server, end.n))
     watch.ended.clear()
-    return [end for end in found if end.n > n]
+    return [end for end in found if not places.has_passed(end)]
 
 
 async def _is_over(state: State, row: BatchRow, owner: int | None, position: int) -> bool:

@@ -34,7 +34,7 @@ def _one(state: State, dealt: Dealt) -> bytes:
 def _head(state: State, kind: Kind) -> bytes:
     """What all tasks of a kind share; kept with it."""
     spec = kind.spec
-    request = state.store.memory.requests[spec.request]
+    environment = state.store.environment_of(spec.request)
     function: object = spec.function
     if spec.pickle is not None:
         function = {"pickle": spec.pickle, "name": spec.function}
@@ -44,13 +44,13 @@ def _head(state: State, kind: Kind) -> bytes:
         "function": function,
         "module": spec.module,
         "package": spec.distribution or None,
-        "environment": request.environment,
+        "environment": environment,
         "timeout_seconds": timeout,
         "result_encoding": spec.result_encoding,
         "isolation": spec.isolation,
         "at_most_once": spec.at_most_once,
     }
     head = encode(shared)[1:-1]
-    if request.environment is not None:
+    if environment is not None:
         kind.head = head
     return head

@@ -19,8 +19,7 @@ from task_server.scheduling.histogram import BINS, seconds_at
 from task_server.scheduling.statistics import Price, Statistics, guess
 from task_server.scheduling.totals import Ahead, Sum
 from task_server.server.state import State
-from task_server.store.contract import KindSpec
-from task_server.store.sqlite.memory import Session, function_key
+from task_server.store.contract import Kind, KindSpec, LiveSession
 
 MAXIMUM_CALLS = 1000
 """More calls than this are listed only if asked for."""
@@ -37,7 +36,7 @@ class Pile(Struct):
 
 def price_of(state: State, spec: KindSpec) -> Price:
     """The predicted run time of one call."""
-    known = state.store.statistics(*function_key(spec))
+    known = state.store.statistics(spec.function_key)
     return price_known(state, known, spec.owner)
 
 
@@ -45,13 +44,10 @@ def price_known(state: State, known: Statistics | None, owner: int) -> Price:
     """The price from a function's own calls, else the owner's first calls, else the server's."""
     if known is not None and known.calls:
         return known.price()
-    memory = state.store.memory
-    kinds = list(memory.kinds.values())
-    own = {kind.function for kind in kinds if kind.spec.owner == owner}
-    first = _median_first(memory.functions_by_number[each] for each in own)
+    first = _median_first(state.store.called_by(owner))
     if first is not None:
         return guess(first, "owner")
-    return guess(_median_first(list(memory.functions.values())), "server")
+    return guess(_median_first(known for _, known in state.store.functions()), "server")
 
 
 def _median_first(functions: Iterable[Statistics]) -> float | None:
@@ -84,44 +80,33 @@ def total(piles: Sequence[Pile]) -> Quantiles:
 # ---- the queue and the fleet
 
 
-def live_sessions(state: State) -> list[Session]:
-    """Workers that are heard of."""
-    now = state.clock()
-    sessions = list(state.store.memory.sessions.values())
-    return [each for each in sessions if each.alive_until > now and not each.facts.is_plain]
+async def live_sessions(state: State) -> list[LiveSession]:
+    """Workers that are heard of and can run any task."""
+    return [each for each in await state.store.sessions() if not each.facts.is_plain]
 
 
-def slots(state: State) -> int:
+async def slots(state: State) -> int:
     """How many tasks can run at once."""
-    return sum(session.facts.slots for session in live_sessions(state))
+    return sum(session.facts.slots for session in await live_sessions(state))
 
 
-def waiting_piles(state: State, owner: int | None) -> list[Pile]:
-    """Queued work by kind; `owner` None: everybody's."""
-    memory = state.store.memory
-    piles = []
-    for number, count in list(memory.load.items()):
-        kind = memory.kinds.get(number)
-        if count > 0 and kind is not None and (owner is None or kind.spec.owner == owner):
-            known = memory.functions_by_number[kind.function]
-            piles.append(Pile(count, price_known(state, known, kind.spec.owner), known))
-    return piles
+def pile_of(state: State, kind: Kind, count: float) -> Pile:
+    """So many calls of a kind."""
+    known = state.store.statistics_of(kind)
+    return Pile(count, price_known(state, known, kind.spec.owner), known)
 
 
-def running_piles(state: State, owner: int | None) -> list[Pile]:
-    """What is left of running tasks."""
+async def open_piles(state: State, owner: int | None) -> list[Pile]:
+    """What waits and what is left of what runs; `owner` None: everybody's."""
+    waiting = [pile_of(state, *each) for each in await state.store.queued(owner)]
     now = state.clock()
-    memory = state.store.memory
-    piles = []
-    for session in list(memory.sessions_by_row.values()):
-        for running in list(session.leases.values()):
-            if owner is not None and running.kind.spec.owner != owner:
-                continue
-            known = memory.functions_by_number[running.kind.function]
-            price = price_known(state, known, running.kind.spec.owner)
-            left = remaining(price, known, now - running.started_at)
-            piles.append(Pile(left / price.p50 if price.p50 else 0.0, price, known))
-    return piles
+    running = []
+    for kind, started_at in await state.store.running(owner):
+        pile = pile_of(state, kind, 0.0)
+        left = remaining(pile.price, pile.statistics, now - started_at)
+        pile.count = left / pile.price.p50 if pile.price.p50 else 0.0
+        running.append(pile)
+    return waiting + running
 
 
 def remaining(price: Price, known: Statistics | None, elapsed: float) -> float:
@@ -142,18 +127,18 @@ def remaining(price: Price, known: Statistics | None, elapsed: float) -> float:
     return elapsed
 
 
-def ahead(state: State) -> Ahead:
+async def ahead(state: State) -> Ahead:
     """What is ahead of a new task; looked up anew ten times a second, not for each submit."""
     now = state.clock()
     if state.ahead is None or state.ahead.until <= now:
-        state.ahead = look_ahead(state)
+        state.ahead = await look_ahead(state)
     return state.ahead
 
 
-def look_ahead(state: State) -> Ahead:
+async def look_ahead(state: State) -> Ahead:
     """The same, as of now."""
-    piles = [*waiting_piles(state, None), *running_piles(state, None)]
-    return Ahead(state.clock() + AHEAD_SECONDS, sum_of(piles), slots(state))
+    piles = await open_piles(state, None)
+    return Ahead(state.clock() + AHEAD_SECONDS, sum_of(piles), await slots(state))
 
 
 def eta(work: Sum, number: int, *, longest: float) -> Quantiles | None:
@@ -188,7 +173,7 @@ def task_estimate(predicted: float, high: float, calls: int) -> TaskEstimate:
     return TaskEstimate(abs(predicted), high, is_known, basis)
 
 
-def of_submit(
+async def of_submit(
     state: State,
     specs: Sequence[KindSpec],
     prices: Sequence[Price],
@@ -198,11 +183,11 @@ def of_submit(
 ) -> Estimate:
     """The estimate of a request's tasks; `calls`: spec of each call, to list them one by one."""
     piles = [
-        Pile(count, price, state.store.statistics(*function_key(spec)))
+        Pile(count, price, state.store.statistics(spec.function_key))
         for spec, price, count in zip(specs, prices, counts, strict=True)
     ]
     own = sum_of(piles)
-    before = ahead(state)
+    before = await ahead(state)
     known = [pile.statistics for pile in piles if pile.statistics and pile.statistics.calls]
     return Estimate(
         total=CoreSeconds(

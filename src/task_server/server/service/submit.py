@@ -87,7 +87,7 @@ async def prepare(
         into=into,
         key=None if key is None else IdempotencyKey(key, _digest(sent or body)),
     )
-    told = estimate.of_submit(state, read.specs, prices, counts)
+    told = await estimate.of_submit(state, read.specs, prices, counts)
     return Prepared(submission, told, read.is_single)
 
 
@@ -148,10 +148,10 @@ async def _check_specs(state: State, read: Body) -> None:
 async def _check_spec(state: State, spec: KindSpec) -> None:
     """What only the server's state can tell. Raises Invalid with the ways out."""
     if spec.pickle is not None:
-        _check_python(state, spec)
+        await _check_python(state, spec)
         if state.blobs.size(spec.pickle) is None:
             raise Invalid("there is no such blob; PUT it first", field="function.pickle")
-    if spec.environment is None or spec.request in state.store.memory.requests:
+    if spec.environment is None or state.store.knows_request(spec.request):
         return
     if spec.request.startswith("lock "):
         known = await state.store.environment(spec.environment)
@@ -159,11 +159,11 @@ async def _check_spec(state: State, spec: KindSpec) -> None:
             message = "no lock of that digest is known here; submit with package instead"
             raise Invalid(message, field="environment")
     else:
-        await state.store.keep_empty_lock(spec.python)
+        await state.store.keep_empty_lock(spec.python, now=state.clock())
 
 
-def _check_python(state: State, spec: KindSpec) -> None:
-    live = estimate.live_sessions(state)
+async def _check_python(state: State, spec: KindSpec) -> None:
+    live = await estimate.live_sessions(state)
     if live and not any(spec.python in session.facts.pythons for session in live):
         offered = sorted({python for session in live for python in session.facts.pythons})
         raise Invalid(

@@ -15,7 +15,6 @@ from task_server.server.service import estimate
 from task_server.server.state import State
 from task_server.store.contract import Ended, KindSpec, Used
 from task_server.store.rows import AnswerRow, BatchRow, TaskRow
-from task_server.store.sqlite.memory import function_key
 from task_server.store.states import Encoding
 from task_server.store.states import State as TaskState
 
@@ -31,7 +30,7 @@ def task_view(state: State, row: TaskRow) -> TaskView:
     """A task."""
     used = row.used or Used()
     ran = row.used is not None
-    known = state.store.statistics(*function_key(row.spec))
+    known = state.store.statistics(row.spec.function_key)
     view = TaskView(
         id=ids.to_text(row.id),
         batch=None if row.batch is None else ids.to_text(row.batch),
@@ -93,11 +92,7 @@ def _phase(state: State, row: TaskRow) -> str | None:
         return "waiting" if row.request_state == 1 else "locking"
     if row.state is not TaskState.RUNNING:
         return None
-    for session in list(state.store.memory.sessions_by_row.values()):
-        running = session.leases.get(row.number)
-        if running is not None:
-            return running.phase
-    return "leased"
+    return state.store.phase(row.number)
 
 
 def _add_outcome(view: TaskView, encoding: Encoding | None, outcome: bytes | None) -> None:
@@ -154,20 +149,11 @@ async def batch_view(state: State, row: BatchRow) -> BatchView:
         counts=counts,
         progress=row.ended / whole if whole else float(not row.is_open),
         core_seconds=left.quantiles(),
-        eta=estimate.eta(left, estimate.slots(state), longest=longest),
+        eta=estimate.eta(left, await estimate.slots(state), longest=longest),
     )
 
 
 async def _left_of_batch(state: State, row: BatchRow) -> list[estimate.Pile]:
     if row.ended == row.total:
         return []
-    kinds = await state.store.batch_kinds(row.batch)
-    memory = state.store.memory
-    piles = []
-    for number, count in kinds.items():
-        kind = memory.kinds.get(number)
-        if kind is not None:
-            known = memory.functions_by_number[kind.function]
-            price = estimate.price_known(state, known, row.owner)
-            piles.append(estimate.Pile(count, price, known))
-    return piles
+    return [estimate.pile_of(state, *each) for each in await state.store.batch_kinds(row.batch)]

@@ -7,14 +7,14 @@ import logging
 
 from task_server.errors import Unavailable
 from task_server.server.clock import Clock
-from task_server.store.sqlite.store import SqliteStore
+from task_server.store.contract import Store
 
 log = logging.getLogger(__name__)
 
 SWEEP_SECONDS = 2.0
 
 
-async def keep_expiring(store: SqliteStore, clock: Clock, *, interval: float) -> None:
+async def keep_expiring(store: Store, clock: Clock, *, interval: float) -> None:
     """Sweep until cancelled."""
     while True:
         await asyncio.sleep(interval)

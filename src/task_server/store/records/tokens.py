@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-import sqlite3
 import zlib
 from typing import Literal
 
 from msgspec import Struct
+
+from task_server.store.records.sql import Rows, first
 
 Kind = Literal["user", "worker", "admin"]
 PREFIXES: dict[str, Kind] = {"tsu": "user", "tsw": "worker", "tsa": "admin"}
@@ -46,49 +47,57 @@ def digest_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
-def insert(connection: sqlite3.Connection, kind: Kind, name: str, *, now: float) -> str:
+async def insert(rows: Rows, kind: Kind, name: str, *, now: float) -> str:
     """Make a token and give it. Tokens of one name belong to one owner."""
     secret = new_secret(kind)
-    connection.execute(
+    owner = await (owner_named(rows, name) if name else _new_owner(rows, None))
+    await rows.execute(
         "INSERT INTO tokens (digest, kind, owner, name, created_at) VALUES (?, ?, ?, ?, ?)",
-        (digest_of(secret), kind, _owner(connection, name or None), name, now),
+        digest_of(secret),
+        kind,
+        owner,
+        name,
+        now,
     )
     return secret
 
 
-def _owner(connection: sqlite3.Connection, name: str | None) -> int:
-    row = connection.execute("SELECT owner FROM owners WHERE name = ?", (name,)).fetchone()
-    if row is not None:
-        return int(row[0])
-    cursor = connection.execute("INSERT INTO owners (name) VALUES (?)", (name,))
-    return int(cursor.lastrowid or 0)
-
-
-def owner_named(connection: sqlite3.Connection, name: str) -> int:
+async def owner_named(rows: Rows, name: str) -> int:
     """The owner of that name, made if need be."""
-    return _owner(connection, name)
+    row = await first(rows, "SELECT owner FROM owners WHERE name = ?", name)
+    return await _new_owner(rows, name) if row is None else int(row[0])
 
 
-_COLUMNS = "token, kind, owner, ifnull(name, ''), created_at, revoked_at"
+async def _new_owner(rows: Rows, name: str | None) -> int:
+    made = await rows.fetch(
+        # Two servers may meet here: the second finds the first one's row.
+        "INSERT INTO owners (name) VALUES (?)"
+        " ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING owner",
+        name,
+    )
+    return int(made[0][0])
 
 
-def find(connection: sqlite3.Connection, digest: bytes) -> Token | None:
+_COLUMNS = "token, kind, owner, coalesce(name, ''), created_at, revoked_at"
+
+
+async def find(rows: Rows, digest: bytes) -> Token | None:
     """The valid token with that digest."""
-    row = connection.execute(
-        f"SELECT {_COLUMNS} FROM tokens WHERE digest = ? AND revoked_at IS NULL", (digest,)
-    ).fetchone()
+    row = await first(
+        rows, f"SELECT {_COLUMNS} FROM tokens WHERE digest = ? AND revoked_at IS NULL", digest
+    )
     return None if row is None else Token(*row)
 
 
-def listed(connection: sqlite3.Connection) -> list[Token]:
+async def listed(rows: Rows) -> list[Token]:
     """All tokens, oldest first."""
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM tokens ORDER BY token")
-    return [Token(*row) for row in rows]
+    found = await rows.fetch(f"SELECT {_COLUMNS} FROM tokens ORDER BY token")
+    return [Token(*row) for row in found]
 
 
-def revoke(connection: sqlite3.Connection, token: int, *, now: float) -> bool:
+async def revoke(rows: Rows, token: int, *, now: float) -> bool:
     """Make a token invalid; False when there is none of that id."""
-    cursor = connection.execute(
-        "UPDATE tokens SET revoked_at = ifnull(revoked_at, ?) WHERE token = ?", (now, token)
+    changed = await rows.execute(
+        "UPDATE tokens SET revoked_at = coalesce(revoked_at, ?) WHERE token = ?", now, token
     )
-    return cursor.rowcount == 1
+    return changed == 1

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 import msgspec
 from msgspec import Struct
 
 from task_server.store.contract import WorkerFacts
+from task_server.store.records.sql import Rows
 
 
 class WorkerRow(Struct):
@@ -20,12 +19,12 @@ class WorkerRow(Struct):
     seen_at: float
 
 
-def listed(connection: sqlite3.Connection) -> list[WorkerRow]:
+async def listed(rows: Rows) -> list[WorkerRow]:
     """All workers, newest first."""
-    rows = connection.execute(
+    found = await rows.fetch(
         "SELECT worker, id, facts, joined_at, seen_at FROM workers ORDER BY worker DESC LIMIT 1000"
     )
     return [
         WorkerRow(worker, identifier, msgspec.msgpack.decode(facts, type=WorkerFacts), *times)
-        for worker, identifier, facts, *times in rows
+        for worker, identifier, facts, *times in found
     ]

@@ -12,9 +12,9 @@ from msgspec import Struct
 from task_server.protocol.tasks import Error
 from task_server.store import transitions
 from task_server.store.contract import AttemptReport, Ended, Kind, LeaseKey
-from task_server.store.sqlite.group import Group, encoding_of, outcome_columns
+from task_server.store.sqlite.group import Group, outcome_columns
 from task_server.store.sqlite.many import select_in, write_many
-from task_server.store.sqlite.memory import Queued
+from task_server.store.sqlite.memory import SERVER, Queued
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Change
 
@@ -111,7 +111,7 @@ def _full(group: Group, row: Sequence[Any]) -> FullRow:
     values = list(row)
     values[2] = group.memory.kind_numbered(values[2])
     values[5] = State(values[5])
-    values[16] = encoding_of(values[16])
+    values[16] = None if values[16] is None else Encoding(values[16])
     return FullRow(*values)
 
 
@@ -206,7 +206,9 @@ def _ended(
 ) -> Ended:
     owner = row.kind.spec.owner
     position = row.position if row.position is not None else -1
-    return Ended(row.number, row.id, owner, row.batch, position, state, n, encoding, outcome)
+    return Ended(
+        row.number, row.id, owner, row.batch, position, state, SERVER, n, encoding, outcome
+    )
 
 
 def _outcome(change: Change, report: AttemptReport | None) -> tuple[Encoding | None, bytes | None]:

@@ -19,7 +19,7 @@ from task_server.store.sqlite.change import (
 )
 from task_server.store.sqlite.group import Group, outcome_columns
 from task_server.store.sqlite.many import write_many
-from task_server.store.sqlite.memory import Running, Session
+from task_server.store.sqlite.memory import SERVER, Running, Session
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Change, Issued
 
@@ -136,6 +136,7 @@ def _count_end(group: Group, report: AttemptReport, running: Running, n: int) ->
             running.batch,
             running.position if running.position is not None else -1,
             state,
+            SERVER,
             n,
             report.encoding,
             report.answer,

@@ -24,7 +24,7 @@ from task_server.store.sqlite.memory import (
     Session,
     Waiter,
 )
-from task_server.store.states import Encoding, State
+from task_server.store.states import State
 from task_server.store.transitions import Policy
 
 INLINE_BYTES = 1024
@@ -326,8 +326,3 @@ def secrets(count: int) -> list[bytes]:
     """New lease secrets of 128 bits."""
     random = os.urandom(16 * count)
     return [random[16 * i : 16 * i + 16] for i in range(count)]
-
-
-def encoding_of(value: int | None) -> Encoding | None:
-    """The column's encoding."""
-    return None if value is None else Encoding(value)

@@ -17,6 +17,7 @@ from task_server.scheduling.statistics import Statistics
 from task_server.store.contract import (
     Dealt,
     ExchangeResult,
+    FunctionKey,
     Kind,
     KindSpec,
     LeaseKey,
@@ -29,9 +30,6 @@ SERVER = 1
 MAXIMUM_KINDS = 20_000
 FAILED_REQUEST = 2
 """State of an environment request whose lock failed for good."""
-
-FunctionKey = tuple[int, str, str]
-"""Owner (0: by name), distribution, name."""
 
 
 class Queued(Candidate):
@@ -202,6 +200,8 @@ class Memory:
         self.load = dict(
             one("SELECT kind, queued FROM kind_load WHERE server = ? AND queued > 0", (SERVER,))
         )
+        for kind in self.load:  # what waits is priced by kind, without asking the database
+            self.kind_numbered(kind)
         self._read_active()
         self.broken = {
             (worker, environment): until
@@ -343,7 +343,7 @@ class Memory:
             row = self.connection.execute(
                 "SELECT kind, function, lane, spec FROM kinds WHERE kind = ?", (number,)
             ).fetchone()
-            found = _kind(*row)
+            found = Kind.read(*row)
             self._remember_kind(found)
         return found
 
@@ -361,10 +361,10 @@ class Memory:
             "SELECT kind, function, lane, spec FROM kinds WHERE digest = ?", (digest,)
         ).fetchone()
         if row is not None:
-            return _kind(*row)
+            return Kind.read(*row)
         request = self.request(spec)
         lane = self.lane(spec, request)
-        function = self.function(function_key(spec)).function
+        function = self.function(spec.function_key).function
         cursor = self.connection.execute(
             "INSERT INTO kinds (digest, owner, function, lane, spec) VALUES (?, ?, ?, ?, ?)",
             (digest, spec.owner, function, lane.number, data),
@@ -376,14 +376,3 @@ class Memory:
     def statistics_of(self, kind: Kind) -> Statistics:
         """The statistics of a kind's function."""
         return self.functions_by_number[kind.function]
-
-
-def function_key(spec: KindSpec) -> FunctionKey:
-    """Whose statistics a task belongs to: a function by value is its owner's alone."""
-    name = f"{spec.module}:{spec.function}" if spec.module else spec.function
-    return (spec.owner if spec.pickle else 0, spec.distribution, name)
-
-
-def _kind(number: int, function: int, lane: int, data: bytes) -> Kind:
-    spec = msgspec.msgpack.decode(data, type=KindSpec)
-    return Kind(number, spec, function, lane, frozenset(spec.retry_on))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from task_server.errors import Invalid, SessionOver
+from task_server.errors import Invalid, NotFound, SessionOver
 from task_server.protocol.ids import new_id, to_text
 from task_server.store import transitions
 from task_server.store.contract import (
@@ -111,6 +111,8 @@ def exchange(group: Group, request: ExchangeRequest, operation: Operation[Exchan
     if session is None or session.token != request.token or session.facts.is_plain:
         _exchange_of_the_past(group, request, operation)
         return
+    if session.worker_id != request.worker:
+        raise NotFound("the session is another worker's")
     result = ExchangeResult(report_all(group, session, request.reports), [], [])
     _renew(group, session, request)
     if request.number < session.number:

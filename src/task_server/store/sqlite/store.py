@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from task_server.errors import RequestError, Unavailable
-from task_server.scheduling.statistics import Statistics
 from task_server.store.contract import (
     Accepted,
     AttemptReport,
@@ -29,6 +28,8 @@ from task_server.store.contract import (
     Submission,
 )
 from task_server.store.group_commit import GroupCommit, Operation, answer_all
+from task_server.store.reading import Reads
+from task_server.store.records.sql import Work, finish_now
 from task_server.store.sqlite import cancel as cancels
 from task_server.store.sqlite import submit as submits
 from task_server.store.sqlite import sweep as sweeps
@@ -43,8 +44,8 @@ from task_server.store.sqlite.finish import report_all
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.lease import deal_to_parked, write_queued
 from task_server.store.sqlite.memory import Memory
-from task_server.store.sqlite.reading import Reads
 from task_server.store.sqlite.restart import extend_leases, restore_sessions
+from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.sqlite.sessions import (
     exchange,
     join,
@@ -53,6 +54,7 @@ from task_server.store.sqlite.sessions import (
     unpark,
     unpark_session,
 )
+from task_server.store.sqlite.snapshots import Snapshots
 from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ SWITCH_SECONDS = 0.0002
 long beside a busy event loop."""
 
 
-class SqliteStore(Reads):
+class SqliteStore(Snapshots, Reads):
     """One file, one writer thread with group commit, a few readers."""
 
     def __init__(
@@ -134,10 +136,6 @@ class SqliteStore(Reads):
         os.close(self._lock)
 
     # ---- the verbs
-
-    def statistics(self, owner: int, distribution: str, name: str) -> Statistics | None:
-        """See `Store.statistics`."""
-        return self.memory.functions.get((owner, distribution, name))
 
     async def submit(self, submission: Submission) -> Accepted:
         """See `Store.submit`."""
@@ -229,14 +227,14 @@ class SqliteStore(Reads):
 
     # ---- cold nouns
 
-    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, work: Work[T]) -> T:
         """Do something rare inside the next group; when it raises, nothing of it is kept."""
 
         def in_group(group: Group) -> T:
             group.write_fresh()
             group.connection.execute("SAVEPOINT work")
             try:
-                return work(group.connection)
+                return finish_now(work(SqliteRows(group.connection)))
             except RequestError:
                 group.connection.execute("ROLLBACK TO work")
                 raise
@@ -245,20 +243,20 @@ class SqliteStore(Reads):
 
         return await self._do(in_group)
 
-    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def read(self, work: Work[T]) -> T:
         """Read what is committed, off the event loop."""
         return await self._loop.run_in_executor(self._readers, self._with_reader, work)
 
-    def look(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def look(self, work: Work[T]) -> T:
         """Read a row or two by key, on the event loop: 50 us, where a thread's turn costs 300."""
         return self._with_reader(work)
 
-    def _with_reader(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _with_reader(self, work: Work[T]) -> T:
         connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
         if connection is None:
             connection = self._reader.connection = open_reader(self.path)
             self._reading.append(connection)
-        return work(connection)
+        return finish_now(work(SqliteRows(connection)))
 
     def release_parked(self) -> None:
         """Answer everybody who is parked, without tasks: the server stops."""

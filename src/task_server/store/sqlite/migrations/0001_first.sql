@@ -2,6 +2,12 @@
 
 CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
+CREATE TABLE servers (
+  server  INTEGER PRIMARY KEY,             -- a file has one server
+  name    TEXT NOT NULL
+);
+INSERT INTO servers VALUES (1, '');
+
 CREATE TABLE owners (
   owner   INTEGER PRIMARY KEY,
   name    TEXT UNIQUE,                     -- NULL: known by its token alone
@@ -101,6 +107,8 @@ CREATE TABLE batches (
   created_at REAL NOT NULL
 );
 
+CREATE VIEW batch_progress AS SELECT * FROM batches;
+
 CREATE TABLE tasks (
   number          INTEGER PRIMARY KEY,
   id              BLOB NOT NULL UNIQUE,
@@ -121,7 +129,8 @@ CREATE TABLE tasks (
   reply           INTEGER,                 -- number of the exchange whose reply carried the lease
   secret          BLOB,                    -- of the present lease, or of the one that ended the task
   started_at      REAL,
-  n               INTEGER,                 -- place among the finished
+  server          INTEGER NOT NULL DEFAULT 1, -- that ended it
+  n               INTEGER,                 -- place among those that this server ended
   ended_at        REAL,
   encoding        INTEGER,                 -- of the outcome
   payload         BLOB,                    -- arguments as they came; NULL: in payloads

@@ -1,0 +1,80 @@
+"""The cold part of the contract, in the SQL that both databases share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from task_server.store.contract import Kind
+from task_server.store.records import batches, blobs, environments, tasks, tokens, workers
+from task_server.store.records.sql import Lends
+from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
+
+
+class Reads:
+    """Mixed into the stores."""
+
+    async def task(self: Lends, identifier: bytes, owner: int | None) -> TaskRow | None:
+        """The task, if this owner (None: anybody) may see it."""
+        return await self.look(lambda rows: tasks.find(rows, identifier, owner))
+
+    async def tasks(self: Lends, wanted: TaskFilter) -> list[TaskRow]:
+        """A page of tasks, newest first."""
+        return await self.read(lambda rows: tasks.listed(rows, wanted))
+
+    async def logs(self: Lends, number: int) -> list[tuple[int, bytes]]:
+        """What a task's attempts printed: (attempt, log), first attempt first."""
+        return await self.read(lambda rows: tasks.logs(rows, number))
+
+    async def batch(self: Lends, identifier: bytes, owner: int | None) -> BatchRow | None:
+        """The batch, if this owner (None: anybody) may see it."""
+        return await self.read(lambda rows: batches.find(rows, identifier, owner))
+
+    async def batch_kinds(self: Lends, batch: int) -> list[tuple[Kind, int]]:
+        """How many open tasks of each kind a batch has."""
+        return await self.read(lambda rows: batches.kinds(rows, batch))
+
+    async def answers_in_order(self: Lends, batch: int, start: int, limit: int) -> list[AnswerRow]:
+        """Members of a batch that have ended, from position `start` on, by position."""
+        return await self.read(lambda rows: batches.answers_in_order(rows, batch, start, limit))
+
+    async def answers_as_ended(
+        self: Lends, batch: int, after: Mapping[int, int], limit: int
+    ) -> list[AnswerRow]:
+        """Members of a batch that ended after these places (server -> place)."""
+        return await self.read(lambda rows: batches.answers_as_ended(rows, batch, after, limit))
+
+    async def environment(self: Lends, digest: str) -> tuple[str, str, float] | None:
+        """Python, lock and moment of an environment."""
+        return await self.look(lambda rows: environments.find(rows, digest))
+
+    async def open_requests(self: Lends, now: float) -> list[tuple[str, str, int]]:
+        """Environment requests to lock now: text, Python, tries so far."""
+        return await self.read(lambda rows: environments.open_requests(rows, now))
+
+    async def lock_later(self: Lends, text: str, *, at: float) -> None:
+        """An environment request could not be locked now: not before `at` again."""
+        await self.write(lambda rows: environments.lock_later(rows, text, at=at))
+
+    async def keep_empty_lock(self: Lends, python: str, *, now: float) -> None:
+        """Store the lock of the empty environment of a Python."""
+        await self.write(lambda rows: environments.keep_empty(rows, python, now=now))
+
+    async def token(self: Lends, digest: bytes) -> tokens.Token | None:
+        """The valid token with that digest."""
+        return await self.look(lambda rows: tokens.find(rows, digest))
+
+    async def owner_named(self: Lends, name: str) -> int:
+        """The owner of that name, made if need be."""
+        return await self.write(lambda rows: tokens.owner_named(rows, name))
+
+    async def keep_blob(self: Lends, name: str, owner: int, *, size: int, now: float) -> None:
+        """An owner has a blob."""
+        await self.write(lambda rows: blobs.keep(rows, name, owner, size=size, now=now))
+
+    async def has_blob(self: Lends, name: str, owner: int) -> bool:
+        """Whether an owner has a blob."""
+        return await self.read(lambda rows: blobs.has(rows, name, owner))
+
+    async def workers(self: Lends) -> list[workers.WorkerRow]:
+        """All workers that ever joined, newest first."""
+        return await self.read(workers.listed)
