@@ -21,7 +21,7 @@ BASE_PYTHON = $(firstword $(foreach python,/usr/bin/python3.11 python3.11 python
 	$(python) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $(python))))
 
-.PHONY: help install demo test quick check bench lock clean
+.PHONY: help install demo test quick check mutants bench lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,9 @@ check: install  ## check format, lint, types and imports
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+
+mutants: install  ## take out each guard of delivery: its tests must fail
+	@$(BIN)/python -m tests.mutations.check
 
 bench: install  ## measure throughput, latency and prediction
 	@$(BIN)/python -m bench

@@ -1,0 +1,3 @@
+from tests.mutations.guards import Guard
+
+GUARDS: list[Guard] = []
