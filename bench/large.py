@@ -1,0 +1,297 @@
+"""The memory of a server through which many large answers go at once.
+
+    python -m bench.large [--answers 100] [--mib 64] [--blobs s3://BUCKET/PREFIX]
+
+A worker that speaks HTTP uploads all answers at the same time, then as many readers read them all;
+each content is its own, made on the way and checked by its digest. Without --blobs they lie on
+this machine's disk until the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from msgspec import Struct
+
+from bench.bed import COMMAND, READY
+from task_server.client.client import Client
+from task_server.server.administration import create_token
+from task_server.settings import database_url_in
+
+MIB = 2**20
+STAND_STILL_SECONDS = 2.0
+"""How long all replies stand open and nobody reads on: what is sent too early piles up then."""
+LEASE_SECONDS = 900
+STOP_SECONDS = 30.0
+
+
+class Target(Struct, frozen=True):
+    """A server, and who uses it."""
+
+    url: str
+    process: int
+    user: str
+    """A user's token."""
+    worker: str
+    """A worker's token."""
+
+
+class Peaks(Struct, frozen=True):
+    """The most memory that the server had had in use, in MiB, and how long it took."""
+
+    start: float
+    argument: float
+    """After one argument of that size was submitted by the Python client."""
+    uploads: float
+    downloads: float
+    upload_seconds: float
+    download_seconds: float
+
+
+def peak_mib(process: int) -> float:
+    """The most memory that a process has had in use (Linux)."""
+    for line in Path(f"/proc/{process}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("VmHWM is not told here")
+
+
+class Answer(Struct, frozen=True):
+    """One answer, never held whole."""
+
+    number: int
+    mib: int
+
+    def pieces(self) -> Iterator[bytes]:
+        """Its content, a MiB at a time."""
+        rest = random.Random(self.number).randbytes(MIB - 16)
+        for place in range(self.mib):
+            yield b"%07d %07d\n" % (self.number, place) + rest
+
+    def digest(self) -> str:
+        """Hex."""
+        digest = hashlib.sha256()
+        for piece in self.pieces():
+            digest.update(piece)
+        return digest.hexdigest()
+
+
+class Loader:
+    """The worker and the readers."""
+
+    def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:
+        self._target = target
+        self._session = session
+        self._worker: dict[str, str] = {}
+        self._number = 0
+
+    async def submit(self, count: int) -> list[str]:
+        """Submit tasks; gives their ids."""
+        tasks = [{"function": "builtins:len", "args": [[number]]} for number in range(count)]
+        body = {"tasks": tasks}
+        told = await self._ask("POST", "/v1/tasks", body, self._target.user)
+        return [str(each) for each in told["ids"]]
+
+    async def lease(self, count: int) -> dict[str, str]:
+        """Join, and take so many tasks: id -> lease."""
+        join = {"name": "loader", "protocol": [1, 1], "slots": count}
+        join["pythons"] = [f"{sys.version_info.major}.{sys.version_info.minor}"]
+        self._worker = await self._ask("POST", "/v1/workers", join, self._target.worker)
+        leases: dict[str, str] = {}
+        while len(leases) < count:
+            reply = await self._exchange([], want=count - len(leases))
+            leases |= {task["id"]: task["lease"] for task in reply["tasks"]}
+        return leases
+
+    async def upload(self, answer: Answer, digest: str) -> None:
+        """Store an answer as a blob."""
+        async with self._session.put(
+            f"{self._target.url}/v1/blobs/sha256:{digest}",
+            data=_sent(answer),
+            headers=self._headers(self._target.worker),
+        ) as reply:
+            await _check(reply)
+
+    async def report(self, digests: dict[str, str]) -> None:
+        """Report blobs as what the attempts came to: lease -> digest."""
+        reports = [
+            {"lease": lease, "outcome": "succeeded", "encoding": "pickle", "blob": f"sha256:{it}"}
+            for lease, it in digests.items()
+        ]
+        reply = await self._exchange(reports, want=0)
+        statuses = {each["status"] for each in reply["decisions"]}
+        if statuses != {200} or len(reply["decisions"]) != len(digests):
+            raise RuntimeError(f"reports were decided {statuses}")
+
+    async def download(self, task: str, opened: asyncio.Barrier) -> str:
+        """Read an answer, once all are being read; gives its digest."""
+        async with self._session.get(
+            f"{self._target.url}/v1/tasks/{task}/answer", headers=self._headers(self._target.user)
+        ) as reply:
+            await _check(reply)
+            await opened.wait()
+            await asyncio.sleep(STAND_STILL_SECONDS)
+            digest = hashlib.sha256()
+            async for piece in reply.content.iter_any():
+                digest.update(piece)
+            return digest.hexdigest()
+
+    async def _exchange(self, reports: list[dict[str, str]], *, want: int) -> dict[str, list[dict]]:  # type: ignore[type-arg]
+        self._number += 1
+        body = {
+            "session": self._worker["session"],
+            "number": self._number,
+            "seen": self._number - 1,
+            "want": want,
+            "wait": 1,
+            "draining": False,
+            "reports": reports,
+        }
+        path = f"/v1/workers/{self._worker['worker']}/exchange"
+        return await self._ask("POST", path, body, self._target.worker)
+
+    async def _ask(self, method: str, path: str, body: object, token: str) -> dict:  # type: ignore[type-arg]
+        async with self._session.request(
+            method, self._target.url + path, json=body, headers=self._headers(token)
+        ) as reply:
+            await _check(reply)
+            return msgspec.json.decode(await reply.read(), type=dict)
+
+    def _headers(self, token: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {token}"}
+
+
+async def _sent(answer: Answer) -> AsyncIterator[bytes]:
+    for piece in answer.pieces():
+        yield piece
+
+
+async def _check(reply: aiohttp.ClientResponse) -> None:
+    if reply.status >= 300:
+        raise RuntimeError(f"{reply.status}: {(await reply.read()).decode(errors='replace')}")
+
+
+async def measure(target: Target, *, answers: int, mib: int) -> Peaks:
+    """Send that many answers of that many MiB up and down at once."""
+    start = peak_mib(target.process)
+    await asyncio.to_thread(_submit_argument, target, mib)
+    argument = peak_mib(target.process)
+    all_answers = [Answer(number, mib) for number in range(answers)]
+    digests = [await asyncio.to_thread(answer.digest) for answer in all_answers]
+    # An argument's task would be dealt too: it is left alone, for its attempt never ends.
+    async with _session(answers) as session:
+        loader = Loader(target, session)
+        tasks = await loader.submit(answers)
+        leases = await loader.lease(answers + 1)
+        begun = time.monotonic()
+        await asyncio.gather(*map(loader.upload, all_answers, digests))
+        upload_seconds = time.monotonic() - begun
+        uploads = peak_mib(target.process)
+        await loader.report(
+            {leases[task]: digest for task, digest in zip(tasks, digests, strict=True)}
+        )
+        begun = time.monotonic()
+        opened = asyncio.Barrier(answers)
+        read = await asyncio.gather(*(loader.download(task, opened) for task in tasks))
+        download_seconds = time.monotonic() - begun - STAND_STILL_SECONDS
+    if read != digests:
+        raise RuntimeError("an answer came back with another content")
+    downloads = peak_mib(target.process)
+    return Peaks(start, argument, uploads, downloads, upload_seconds, download_seconds)
+
+
+def _submit_argument(target: Target, mib: int) -> None:
+    with Client(target.url, target.user) as client:
+        client.submit(len, random.Random(0).randbytes(mib * MIB))
+
+
+def _session(connections: int) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=connections + 1),
+        timeout=aiohttp.ClientTimeout(total=None, sock_read=600),
+    )
+
+
+@contextmanager
+def serving(folder: Path, blobs: str | None) -> Iterator[Target]:
+    """A server with its data in a folder."""
+    data, log = folder / "data", folder / "log"
+    command = [*COMMAND, "serve", "--port", "0", "--data", str(data)]
+    command += ["--lease-seconds", str(LEASE_SECONDS)]
+    if blobs is not None:
+        command += ["--blobs", blobs]
+    environ = {name: value for name, value in os.environ.items() if "TASK_SERVER" not in name}
+    with log.open("w") as errors:
+        server = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ
+        )
+    assert server.stdout is not None
+    with server.stdout:
+        try:
+            line = server.stdout.readline()
+            if not line.startswith(READY):
+                raise RuntimeError(f"the server did not start:\n{log.read_text()}")
+            database = database_url_in(data)
+            yield Target(
+                url=line.removeprefix(READY).strip(),
+                process=server.pid,
+                user=create_token(database, kind="user", name="reader"),
+                worker=create_token(database, kind="worker", name="loader"),
+            )
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait(STOP_SECONDS)
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < 1.5 * needed:
+        raise SystemExit(
+            f"{needed / MIB:.0f} MiB of answers need 1.5 times as much below {folder}, which has"
+            f" {free / MIB:.0f} MiB; choose --data or fewer --answers"
+        )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and show; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.large",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--answers", type=int, default=100)
+    parser.add_argument("--mib", type=int, default=64, help="size of each")
+    parser.add_argument("--blobs", help="where the server keeps them, as its --blobs")
+    parser.add_argument("--data", type=Path, help="where the data directory is made")
+    asked = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="task-server-bench-", dir=asked.data) as folder:
+        _check_room(Path(folder), asked.answers * asked.mib * MIB)
+        with serving(Path(folder), asked.blobs) as target:
+            peaks = asyncio.run(measure(target, answers=asked.answers, mib=asked.mib))
+    total = asked.answers * asked.mib
+    print(f"{asked.answers} answers of {asked.mib} MiB at once; most memory in use by the server:")
+    print(f"  at the start            {peaks.start:6.0f} MiB")
+    print(f"  after one such argument {peaks.argument:6.0f} MiB")
+    print(f"  after all uploads       {peaks.uploads:6.0f} MiB  {peaks.upload_seconds:5.0f} s")
+    print(f"  after all downloads     {peaks.downloads:6.0f} MiB  {peaks.download_seconds:5.0f} s")
+    print(f"  ({total} MiB each way)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

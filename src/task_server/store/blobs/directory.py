@@ -1,0 +1,232 @@
+"""Blobs as files of one directory, which several servers may share."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from task_server.errors import RequestError, StorageFull, Unavailable
+from task_server.store.blobs.checked import PIECE_BYTES, checked
+from task_server.store.blobs.contract import KeptBlob, OpenBlob, absent, check_name, name_of
+
+log = logging.getLogger(__name__)
+
+STALE_SECONDS = 3600.0
+"""A partial file that nobody wrote to for so long was left by a server that died."""
+_THREADS = 8
+"""Of its own: an fsync takes as long as the disk likes, and nothing else may wait for it."""
+_PARTIAL = ".partial"
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+T = TypeVar("T")
+
+
+class DirectoryBlobs:
+    """The blobs below a directory: DIRECTORY/HE/HEX. Raises OSError when it cannot be used."""
+
+    def __init__(self, directory: Path, *, maximum_bytes: int) -> None:
+        self._directory = directory
+        self._maximum_bytes = maximum_bytes
+        self.on_full: Callable[[], bool] = lambda: False
+        self._threads = ThreadPoolExecutor(_THREADS, "blobs")
+        _make(directory)
+        _remove_stale(directory)
+
+    async def size(self, name: str) -> int | None:
+        """Bytes of a blob; None when it is not there."""
+        try:
+            return self._path(name).stat().st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._failure(error) from error
+
+    async def put(self, name: str, pieces: AsyncIterable[bytes]) -> int:
+        """Store a stream; it and its name are on disk when this returns."""
+        return await self._keep(name, checked(name, pieces, maximum_bytes=self._maximum_bytes))
+
+    async def put_bytes(self, data: bytes) -> str:
+        """Store bytes; gives their name."""
+        name = await self._run(name_of, data)
+        if not await self._run(_renew, self._path(name)):
+            await self._keep(name, _one(data))
+        return name
+
+    async def open(self, name: str) -> OpenBlob:
+        """Begin to read a blob."""
+        file, size = await self._run(_open, self._path(name))
+        return OpenBlob(size, self._pieces(file))
+
+    async def read(self, name: str) -> bytes:
+        """All of a blob."""
+        return await self._run(_read, self._path(name))
+
+    async def delete(self, name: str) -> None:
+        """Take a blob away."""
+        await self._run(_delete, self._path(name))
+
+    async def listed(self) -> AsyncIterator[KeptBlob]:
+        """All blobs."""
+        for folder in await self._run(_folders, self._directory):
+            for blob in await self._run(_listed, folder):
+                yield blob
+
+    def _path(self, name: str) -> Path:
+        digest = check_name(name)
+        return self._directory / digest[:2] / digest
+
+    async def _keep(self, name: str, pieces: AsyncIterator[bytes]) -> int:
+        size = 0
+        partial = await self._run(_Partial, self._directory)
+        try:
+            async for piece in pieces:
+                size += len(piece)
+                await self._run(partial.write, piece)
+            await self._run(partial.keep, self._path(name))
+        except BaseException:
+            partial.discard()
+            raise
+        return size
+
+    async def _pieces(self, file: BinaryIO) -> AsyncGenerator[bytes, None]:
+        with file:
+            while piece := await self._run(file.read, PIECE_BYTES):
+                yield piece
+
+    async def _run(self, work: Callable[..., T], *arguments: object) -> T:
+        """Do something that waits for the disk. Raises StorageFull, Unavailable."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, work, *arguments)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> RequestError:
+        log.error("the directory of blobs: %s", error)
+        if error.errno in _FULL:
+            self.on_full()
+            return StorageFull(
+                "the disk of the blobs is full; free some space there, then try again"
+            )
+        return Unavailable(
+            f"the directory of blobs failed: {error.strerror or type(error).__name__}"
+        )
+
+
+class _Partial:
+    """A blob that is being written."""
+
+    def __init__(self, directory: Path) -> None:
+        descriptor, path = tempfile.mkstemp(suffix=_PARTIAL, dir=directory)
+        self._path = Path(path)
+        self._file = os.fdopen(descriptor, "wb")
+
+    def write(self, piece: bytes) -> None:
+        """Write on."""
+        self._file.write(piece)
+
+    def keep(self, path: Path) -> None:
+        """Put content and name on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        self._path.rename(path)
+        _sync_name(path)
+
+    def discard(self) -> None:
+        """Leave nothing of it."""
+        self._path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        except OSError as error:  # what was still to be written is not wanted
+            log.warning("a discarded blob: %s", error)
+
+
+def _make(directory: Path) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    directory.mkdir(exist_ok=True, mode=0o700)
+    _sync(directory.parent)
+
+
+def _remove_stale(directory: Path) -> None:
+    oldest = time.time() - STALE_SECONDS
+    for path in directory.glob(f"*{_PARTIAL}"):
+        try:
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+        except FileNotFoundError:
+            pass  # another server was quicker
+
+
+def _renew(path: Path) -> bool:
+    """Make a blob one that was stored now; False when it is not there."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    _sync_name(path)  # another request may have put it there a moment ago
+    return True
+
+
+def _open(path: Path) -> tuple[BinaryIO, int]:
+    try:
+        file = path.open("rb", buffering=0)
+    except FileNotFoundError:
+        raise absent() from None
+    return file, os.fstat(file.fileno()).st_size
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise absent() from None
+
+
+def _delete(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def _folders(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.is_dir()]
+
+
+def _listed(folder: Path) -> list[KeptBlob]:
+    found = []
+    for entry in os.scandir(folder):
+        if _DIGEST.fullmatch(entry.name):
+            try:
+                at = entry.stat()
+            except FileNotFoundError:
+                continue
+            found.append(KeptBlob(f"sha256:{entry.name}", at.st_size, at.st_mtime))
+    return found
+
+
+def _sync_name(path: Path) -> None:
+    # The name must be on disk too before anybody is told that the blob is there.
+    _sync(path.parent)
+    _sync(path.parent.parent)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _one(data: bytes) -> AsyncIterator[bytes]:
+    yield data
