@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from task_server.client.requests import Request
 from task_server.errors import NotFound, ServerUnreachable, TaskServerError
 
 Behaviour = Callable[["Handler"], None]
+FULL = Path("/dev/full")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -200,6 +202,39 @@ def test_silence_ends_at_the_timeout(server: Server, transport: HttpTransport) -
     server.released.set()
 
 
+def test_silence_on_a_kept_connection_ends_at_the_timeout_too(
+    server: Server, transport: HttpTransport
+) -> None:
+    transport.request(get(), timeout=5)
+    server.behaviour = keep_silent
+
+    with pytest.raises(ServerUnreachable, match="timed out"):
+        transport.request(get(), timeout=0.05)
+
+    server.released.set()
+    assert len(server.seen) == 2
+
+
+REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 10\r\n\r\n0123456789"
+
+
+@pytest.mark.parametrize("length", range(len(REPLY)))
+def test_a_reply_that_is_cut_anywhere_is_an_error(
+    server: Server, transport: HttpTransport, length: int
+) -> None:
+    def cut_early(handler: Handler) -> None:
+        handler.wfile.write(REPLY[:length])
+        handler.hang_up()
+
+    transport.request(get(), timeout=5)
+    server.behaviour = cut_early
+
+    with pytest.raises(ServerUnreachable):
+        transport.request(get(), timeout=5)
+    with pytest.raises(ServerUnreachable), transport.stream(get(), timeout=5) as stream:
+        list(stream)
+
+
 def test_nobody_there_says_how_to_start_a_server() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -289,3 +324,12 @@ async def test_the_async_transport_tells_lost_servers_and_refusals(
         with pytest.raises(ServerUnreachable):
             await transport.request("GET", "/x", timeout=0.05)
         server.released.set()
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no device here is always full")
+async def test_a_full_disk_is_not_taken_for_a_lost_server(server: Server) -> None:
+    async with AsyncTransport(server.url) as transport:
+        with pytest.raises(OSError) as caught:
+            await transport.download("/x", FULL)
+
+    assert caught.value.errno == errno.ENOSPC

@@ -186,7 +186,7 @@ def test_estimates_are_known_after_calls(client: Client) -> None:
 def test_the_command_line_calls(running: Running) -> None:
     called = running.command("call", "math:factorial", "20")
     failed = running.command("call", "operator:truediv", "1", "0")
-    late = running.command("call", "time:sleep", "60", "--wait", "0.2")
+    late = running.command("call", "time:sleep", "5", "--wait", "0.2")
 
     assert (called.returncode, called.stdout) == (0, f"{math.factorial(20)}\n")
     assert called.stderr.count("\n") == 1 and "s" in called.stderr

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import subprocess
@@ -327,6 +328,28 @@ async def test_a_session_that_is_over_is_followed_by_another(
     assert len(server.joins) == 2 and server.joins[1]["worker"] == "worker 1"
     in_second = [each for each in server.exchanges if each["session"] == "session 2"]
     assert in_second[0]["number"] == 1 and "held" in in_second[0]
+
+
+async def test_a_full_disk_costs_a_worker_that_joins_again_neither_its_life_nor_its_name(
+    server: ScriptedServer, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        path.open("w").close()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def over(asked: dict[str, Any]) -> web.Response | None:
+        return problem(410, "session_over") if asked["session"] == "session 1" else None
+
+    await start()
+    lease = server.task("time:sleep", 0.2)
+    await server.until(lambda: not server.tasks)
+    monkeypatch.setattr(Path, "write_text", full)
+    server.decide = over
+
+    (report,) = await server.reported(lease)
+
+    assert report["outcome"] == "succeeded"
+    assert (tmp_path / "worker" / "identity").read_text() == "worker 1"
 
 
 @pytest.mark.parametrize("status", [401, 403, 426])

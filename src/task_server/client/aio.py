@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ IDLE_SECONDS = 60.0
 """A connection unused for longer is not used again: servers close theirs after 75 s."""
 CHUNK_BYTES = 256 * 1024
 _LOST = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 
 class AsyncTransport:
@@ -69,7 +71,8 @@ class AsyncTransport:
     async def download(self, path: str, target: Path, *, silence: float = 60.0) -> None:
         """GET into a file; `silence` is how many seconds may pass without a byte.
 
-        A refusal is raised as its RequestError; what was written then is for the caller to remove.
+        A refusal is raised as its RequestError, a disk that takes no more as its OSError; what was
+        written then is for the caller to remove.
         """
         try:
             async with self._open().get(self.url + path, timeout=_unbounded(silence)) as reply:
@@ -78,6 +81,8 @@ class AsyncTransport:
                     raise refusal(Reply(reply.status, _lower(reply.headers), body))
                 await _write(target, reply.content.iter_chunked(CHUNK_BYTES))
         except _LOST as error:
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                raise
             raise self._unreachable(error) from error
 
     async def upload(

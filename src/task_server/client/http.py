@@ -132,26 +132,28 @@ class HttpTransport:
         if connection is not None:
             try:
                 return connection, self._send(connection, request, timeout)
-            except ConnectionError:
+            except ServerUnreachable as error:
                 # The server had closed it before it saw the request, or it died with the request:
                 # both are cured by asking again, since ids are made by the client.
-                connection.close()
+                if not isinstance(error.__cause__, ConnectionError):
+                    raise
         connection = self._connect()
-        try:
-            return connection, self._send(connection, request, timeout)
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise self._unreachable(error) from error
+        return connection, self._send(connection, request, timeout)
 
     def _send(
         self, connection: http.client.HTTPConnection, request: Request, timeout: float
     ) -> http.client.HTTPResponse:
-        if connection.sock is None:
-            connection.connect()
-        connection.sock.settimeout(timeout)
         path = self._address.prefix + request.path
-        connection.request(request.method, path, request.body, headers_of(request, self._token))
-        return connection.getresponse()
+        try:
+            if connection.sock is None:
+                connection.connect()
+            connection.sock.settimeout(timeout)
+            headers = headers_of(request, self._token)
+            connection.request(request.method, path, request.body, headers)
+            return _response(connection)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._unreachable(error) from error
 
     def _upload_once(
         self, connection: http.client.HTTPConnection, request: Request, path: Path, timeout: float
@@ -165,7 +167,7 @@ class HttpTransport:
             connection.request(
                 request.method, self._address.prefix + request.path, content, headers
             )
-        return connection.getresponse()
+        return _response(connection)
 
     def _idle(self) -> http.client.HTTPConnection | None:
         self._leave_those_of_the_parent()
@@ -248,6 +250,16 @@ def unreachable(url: str, error: BaseException) -> ServerUnreachable:
     else:
         message = f"lost the server at {url}: {reason}"
     return ServerUnreachable(message)
+
+
+def _response(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+    """The reply's status and headers, whole. Raises OSError or HTTPException."""
+    response = connection.getresponse()
+    if response.length is None and not response.chunked:
+        # To http.client, headers that break off are the end of the headers, and without a length
+        # whatever follows them, or nothing, is the body.
+        raise http.client.IncompleteRead(b"")
+    return response
 
 
 def _headers(response: http.client.HTTPResponse) -> dict[str, str]:

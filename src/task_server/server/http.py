@@ -116,7 +116,7 @@ class Call:
         """Wait for `awaited`, or raise Disconnected (and cancel it) when the caller goes away."""
         if awaited.done():
             return awaited.result()
-        gone = asyncio.ensure_future(self._gone())
+        gone = asyncio.ensure_future(self.gone())
         try:
             await asyncio.wait((awaited, gone), return_when=asyncio.FIRST_COMPLETED)
             if awaited.done():
@@ -127,7 +127,8 @@ class Call:
         finally:
             gone.cancel()
 
-    async def _gone(self) -> None:
+    async def gone(self) -> None:
+        """Wait until the caller has gone away."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 

@@ -57,6 +57,8 @@ class Door:
         route = self._routes.get(scope["method"])
         if route is None:
             raise HTTPException(405, headers={"Allow": ", ".join(sorted(self._routes))})
+        if self._state.is_stopping and route.method == "POST" and route.kinds is USER:
+            raise Unavailable("the server is stopping; ask again in a moment", retry_after=1.0)
         caller = _NOBODY
         if route.kinds is not PUBLIC:
             caller = await self._state.access.admit(scope["headers"], route.kinds)
@@ -93,7 +95,11 @@ class Edge:
             pass
         except Exception as error:
             if started.has_begun:
-                raise  # half a reply is out: only cutting it off tells the truth
+                # Half a reply is out: only cutting it off tells the truth.
+                if isinstance(error, RequestError):
+                    log.warning("a reply is cut off: %s", error)
+                    return
+                raise
             reply = _reply_to(error, is_plain=scope["path"].startswith(("/user/", "/worker/")))
             await send_reply(send, reply, with_body=scope["method"] != "HEAD")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -12,6 +13,7 @@ import uvicorn
 from task_server.errors import TaskServerError
 from task_server.process import log_to_stderr, loop_factory
 from task_server.server.app import running
+from task_server.server.receipt import PunctualProtocol
 from task_server.server.state import State
 from task_server.settings import ServerSettings
 
@@ -25,12 +27,22 @@ BACKLOG = 2048
 def serve(settings: ServerSettings) -> int:
     """Run a server; gives its exit status. Prints its one line on stdout when it can be used."""
     log_to_stderr()
+    _allow_many_connections()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(settings))
     except (TaskServerError, OSError) as error:
         log.error("%s", error)
         return 1
+
+
+def _allow_many_connections() -> None:
+    """Take all the descriptors that the system permits: each client that waits needs one."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # not every system lets it
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _serve(settings: ServerSettings) -> int:
@@ -40,7 +52,7 @@ async def _serve(settings: ServerSettings) -> int:
         config = uvicorn.Config(
             edge,
             loop="none",
-            http="httptools",
+            http=PunctualProtocol,
             ws="none",
             lifespan="off",
             log_config=None,

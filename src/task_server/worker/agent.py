@@ -34,6 +34,7 @@ from task_server.worker.attempts import (
     report_of,
 )
 from task_server.worker.calls import CallLimits, Outcome
+from task_server.worker.disk import Disk
 from task_server.worker.environments import Environment, Environments
 from task_server.worker.large import LargeAnswers, Uploads
 from task_server.worker.preparation import Preparation
@@ -84,6 +85,7 @@ class Agent:
             self._data / "environments", build_seconds=settings.build_seconds
         )
         self._resources = Resources(self._transport, self._data)
+        self._disk = Disk(self._data)
         self._spool = Spool(self._data / "spool")
         self._large = LargeAnswers(self._data / "spool" / "large")
         self._slots = Slots(
@@ -92,6 +94,7 @@ class Agent:
         self._preparation = Preparation(
             self._environments,
             self._resources,
+            self._disk,
             CallLimits(answer_bytes=settings.answer_bytes, log_bytes=settings.log_bytes),
         )
         self._attempts: dict[str, Attempt] = {}
@@ -193,20 +196,31 @@ class Agent:
             await self._rest()
 
     def _presentation(self) -> Join:
-        path = self._data / "identity"
-        known = path.read_text().strip() if path.exists() else None
         return Join(
             name=self._settings.name,
             protocol=(PROTOCOL, PROTOCOL),
             slots=self._settings.slots,
-            worker=known or None,
+            worker=self._identity(),
             pythons=self._environments.pythons,
             platform=platform.platform(),
             version=self._version,
         )
 
+    def _identity(self) -> str | None:
+        """What the server knows this worker by; None if it has never joined."""
+        path = self._data / "identity"
+        return (path.read_text().strip() if path.exists() else "") or None
+
+    def _keep_identity(self, worker: str) -> None:
+        if worker == self._identity():
+            return  # writing it again on a full disk would lose it
+        try:
+            (self._data / "identity").write_text(worker)
+        except OSError as error:
+            log.error("the worker's identity cannot be kept: %s; it will join anew", error)
+
     async def _begin(self, joined: Joined) -> None:
-        (self._data / "identity").write_text(joined.worker)
+        self._keep_identity(joined.worker)
         self._session.begin(joined)
         self._pause = FIRST_PAUSE
         log.info("joined as %s with %d slots", joined.worker, self._settings.slots)
@@ -339,7 +353,7 @@ class Agent:
         return reports[:REPORTS_AT_ONCE]
 
     def _want(self) -> int:
-        if self._is_draining:
+        if self._is_draining or not self._disk.has_room():
             return 0
         free = self._settings.slots - self._slots.stuck()
         return max(free * AHEAD - len(self._attempts), 0)
@@ -404,7 +418,8 @@ class Agent:
     # ---- reporting
 
     def _on_unfit(self, attempts: list[Attempt]) -> None:
-        self._report([released(attempt, unfit=True) for attempt in attempts])
+        is_unfit = self._disk.has_room()  # else the next ones wait until it has
+        self._report([released(attempt, unfit=is_unfit) for attempt in attempts])
 
     def _on_outcomes(self, ended: list[tuple[Attempt, Outcome]]) -> None:
         reports = []

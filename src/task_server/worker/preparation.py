@@ -21,6 +21,7 @@ from task_server.worker.attempts import (
     released,
 )
 from task_server.worker.calls import Call, CallLimits
+from task_server.worker.disk import Disk
 from task_server.worker.environments import BuildFailed, Environment, Environments
 from task_server.worker.resources import Resources
 
@@ -34,10 +35,11 @@ class Preparation:
     """Makes attempts ready to run."""
 
     def __init__(
-        self, environments: Environments, resources: Resources, limits: CallLimits
+        self, environments: Environments, resources: Resources, disk: Disk, limits: CallLimits
     ) -> None:
         self._environments = environments
         self._resources = resources
+        self._disk = disk
         self._limits = limits
         self._ready: dict[str, Environment] = {}
 
@@ -62,9 +64,12 @@ class Preparation:
             return failed(attempt, "environment", str(error))
         except errors.RequestError as error:
             return failed(attempt, "not_found", f"what the task needs is not there: {error}")
-        except (errors.ServerUnreachable, OSError) as error:
+        except errors.ServerUnreachable as error:
             log.warning("a task cannot be prepared: %s", error)
             return released(attempt)
+        except OSError as error:
+            log.warning("a task cannot be prepared here: %s", error)
+            return released(attempt, unfit=not self._disk.note(error))
 
     async def _environment(self, attempt: Attempt) -> Environment:
         digest = attempt.assignment.environment

@@ -20,9 +20,11 @@ def serve(settings: Any) -> int:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             rows = [{"name": joined.read_text(), "state": "live"}] if joined.exists() else []
+            body = json.dumps({"workers": rows}).encode()
             self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(json.dumps({"workers": rows}).encode())
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
             pass

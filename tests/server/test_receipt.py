@@ -1,0 +1,193 @@
+"""A request that does not arrive in time ends its connection, and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+
+from task_server.server.http import Message, Receive, Scope, Send
+from task_server.server.receipt import MAXIMUM_HEADER_BYTES, PunctualProtocol
+
+WAIT_SECONDS = 10.0
+HEAD = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
+GET = b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+class Quick(PunctualProtocol):
+    """Waits less long than the real one."""
+
+    header_seconds = 0.3
+    body_seconds = 0.3
+    bytes_per_second = 100_000
+
+
+class Place:
+    """An application that reads what it is sent, and how it went."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.state = ServerState()
+        self._writers: list[asyncio.StreamWriter] = []
+        self.bodies: list[int] = []
+        self.gone = 0
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+
+    async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+        while True:
+            await self.may_read.wait()
+            message: Message = await receive()
+            if message["type"] == "http.disconnect":
+                self.gone += 1
+                return
+            size += len(message["body"])
+            if not message.get("more_body"):
+                break
+        self.bodies.append(size)
+        headers = [(b"content-length", b"4")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"fine"})
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers.append(writer)
+        return reader, writer
+
+    async def leave(self) -> None:
+        """Close all connections, and wait until the server has too."""
+        for writer in self._writers:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        while self.state.connections:  # noqa: ASYNC110  # uvicorn tells nobody
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def place() -> AsyncIterator[Place]:
+    place = Place()
+    config = uvicorn.Config(
+        place.application, interface="asgi3", http=Quick, ws="none", lifespan="off", log_config=None
+    )
+    config.load()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Quick(config, place.state, {}), "127.0.0.1", 0, backlog=1000
+    )
+    place.port = server.sockets[0].getsockname()[1]
+    yield place
+    await place.leave()
+    server.close()
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the connection ends."""
+    return await asyncio.wait_for(reader.read(), WAIT_SECONDS)
+
+
+async def drip(writer: asyncio.StreamWriter, data: bytes, *, seconds: float = 0.05) -> None:
+    """Send a byte now and then, until it is too late."""
+    with contextlib.suppress(OSError):
+        for byte in data:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(seconds)
+
+
+async def test_headers_that_drip_end_with_408(place: Place) -> None:
+    reader, writer = await place.connect()
+    dripping = asyncio.ensure_future(drip(writer, GET[:-2] + b"x: y\r\n" * 100))
+
+    reply = await rest(reader)
+
+    assert reply.startswith(b"HTTP/1.1 408 ") and b"took too long to arrive" in reply
+    assert place.bodies == []
+    dripping.cancel()
+
+
+async def test_a_body_that_drips_ends_with_408_and_its_reader_is_told(place: Place) -> None:
+    reader, writer = await place.connect()
+    writer.write(HEAD)
+    dripping = asyncio.ensure_future(drip(writer, b"x" * 1000))
+
+    reply = await rest(reader)
+
+    assert reply.startswith(b"HTTP/1.1 408 ")
+    dripping.cancel()
+    await asyncio.sleep(0.1)
+    assert (place.bodies, place.gone) == ([], 1)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", GET])
+async def test_a_connection_without_a_request_ends_without_a_word(
+    place: Place, sent: bytes
+) -> None:
+    reader, writer = await place.connect()
+    writer.write(sent)
+    if sent == GET:
+        assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
+        writer.write(b"\r\n")  # belongs to nothing, and keeps nothing open
+
+    assert await rest(reader) == b""
+
+
+async def test_a_large_body_that_keeps_its_pace_may_take_longer(place: Place) -> None:
+    reader, writer = await place.connect()
+    writer.write(HEAD)
+    for _ in range(20):
+        writer.write(b"x" * 5000)
+        await asyncio.sleep(0.05)
+
+    assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
+    assert place.bodies == [100_000]
+
+
+async def test_a_server_that_does_not_read_blames_no_client(place: Place) -> None:
+    reader, writer = await place.connect()
+    place.may_read.clear()
+    writer.write(HEAD + b"x" * 99_000)
+    await asyncio.sleep(2 * (Quick.body_seconds + 1.0))
+    place.may_read.set()
+    writer.write(b"x" * 1000)
+
+    assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
+    assert place.bodies == [100_000]
+
+
+async def test_a_reply_that_takes_long_is_not_cut_off(place: Place) -> None:
+    reader, writer = await place.connect()
+    place.may_read.clear()
+    writer.write(GET)
+    await asyncio.sleep(3 * Quick.header_seconds)
+    place.may_read.set()
+
+    assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_connection_may_rest_between_requests(place: Place) -> None:
+    reader, writer = await place.connect()
+    for _ in range(2):
+        writer.write(GET)
+        assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
+        await asyncio.sleep(2 * Quick.header_seconds)
+
+    assert not reader.at_eof()
+
+
+async def test_headers_without_end_are_refused(place: Place) -> None:
+    reader, writer = await place.connect()
+    writer.write(GET[:-2] + b"x: ")
+    reply = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
+
+    for _ in range(MAXIMUM_HEADER_BYTES // 8192 + 2):
+        writer.write(b"y" * 8192)
+        await asyncio.wait((reply,), timeout=0.01)
+
+    assert (await reply).startswith(b"HTTP/1.1 431 ")
+    assert place.bodies == []
