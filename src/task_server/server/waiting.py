@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from task_server.store.contract import Ended
@@ -65,6 +65,15 @@ class Waiting:
         """A batch changed: grew, or was closed."""
         for watch in self._batches.get(batch, ()):
             watch.changed.set()
+
+    def touch_all(self, batches: Iterable[int]) -> None:
+        """Several batches changed."""
+        for batch in batches:
+            self.touch(batch)
+
+    def watched(self) -> tuple[Collection[bytes], Collection[int]]:
+        """Tasks and batches that somebody waits for."""
+        return self._tasks.keys(), self._batches.keys()
 
     @contextmanager
     def task(self, identifier: bytes) -> Iterator[asyncio.Future[Ended | None]]:

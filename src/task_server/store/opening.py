@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from task_server.errors import TaskServerError
 from task_server.store.contract import Store
 from task_server.store.records.sql import Work, finish_now
 from task_server.store.sqlite.connection import open_writer
+from task_server.store.sqlite.filesystem import check_filesystem
 from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.sqlite.store import SqliteStore
 
@@ -19,8 +23,28 @@ T = TypeVar("T")
 def sqlite_path(url: str) -> Path:
     """The file of `sqlite:///PATH`. Raises TaskServerError for another database."""
     if not url.startswith("sqlite:///"):
-        raise TaskServerError("the database is sqlite:///PATH; others are not supported yet")
+        raise TaskServerError(
+            f"the database is sqlite:///PATH or postgresql://..., not {url.partition(':')[0]!r}"
+        )
     return Path(url.removeprefix("sqlite:///"))
+
+
+def folder_of(url: str) -> Path | None:
+    """The folder that a database fills, made if need be; None for one of another machine.
+
+    Raises DatabaseUnusable when nothing can be kept there.
+    """
+    if not url.startswith("sqlite:"):
+        return None
+    path = sqlite_path(url).absolute()
+    check_filesystem(path)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return path.parent
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a PostgreSQL database."""
+    return url.startswith(("postgresql://", "postgres://"))
 
 
 async def open_store(
@@ -29,8 +53,18 @@ async def open_store(
     clock: Callable[[], float],
     lease_seconds: float,
     on_broken: Callable[[], None] | None = None,
+    on_time: Callable[[float], None] | None = None,
 ) -> Store:
-    """Open a database for a server. Raises TaskServerError when it cannot be used."""
+    """Open a database for a server. Raises TaskServerError when it cannot be used.
+
+    `on_time` hears the database's time now and then, if that has a clock of its own.
+    """
+    if is_postgres(url):
+        await postgres_part("opening").prepare(url)
+        opened: Store = await postgres_part("store").PostgresStore.open(
+            url, lease_seconds=lease_seconds, on_broken=on_broken, on_time=on_time
+        )
+        return opened
     return SqliteStore(
         sqlite_path(url), clock=clock, lease_seconds=lease_seconds, on_broken=on_broken
     )
@@ -38,6 +72,9 @@ async def open_store(
 
 def change(url: str, work: Work[T]) -> T:
     """Do something to the records of a database, beside its servers or without any."""
+    if is_postgres(url):
+        changed: T = _elsewhere(postgres_part("opening").change(url, work))
+        return changed
     connection = open_writer(sqlite_path(url))
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -46,3 +83,21 @@ def change(url: str, work: Work[T]) -> T:
         return result
     finally:
         connection.close()
+
+
+def postgres_part(module: str) -> Any:
+    """A module of the store on PostgreSQL. Raises TaskServerError without its driver."""
+    try:
+        return import_module(f"task_server.store.postgres.{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise TaskServerError(
+            "PostgreSQL needs a driver; run: pip install 'task-server[postgres]'"
+        ) from error
+
+
+def _elsewhere(work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work in a thread of its own: there may be an event loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()

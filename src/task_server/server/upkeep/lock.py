@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from task_server.environments.requirements import EnvironmentRequest
+from task_server.errors import Unavailable
 from task_server.server.state import State
 from task_server.server.uv_lock import LockFailed, lock
 
@@ -37,7 +38,12 @@ class Locker:
             await asyncio.wait((waiter,), timeout=FIRST_WAIT_SECONDS)
             waiter.cancel()
             self._news.clear()
-            await self._start()
+            try:
+                # One server is enough; whatever another one locks meanwhile, the first lock counts.
+                if await self._state.store.leads():
+                    await self._start()
+            except Unavailable as error:
+                log.warning("locking goes on later: %s", error)
 
     async def _start(self) -> None:
         requests = await self._state.store.open_requests(self._state.clock())
@@ -54,6 +60,12 @@ class Locker:
         self._news.set()
 
     async def _lock(self, text: str, tries: int) -> None:
+        try:
+            await self._lock_and_tell(text, tries)
+        except Unavailable as error:
+            log.warning("the lock of %r is made again: %s", text, error)
+
+    async def _lock_and_tell(self, text: str, tries: int) -> None:
         store = self._state.store
         try:
             found = await lock(EnvironmentRequest.from_text(text))

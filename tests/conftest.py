@@ -1,0 +1,48 @@
+"""What tests of all parts share: one PostgreSQL, started when the first test asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.postgres import Cluster, Databases, cluster
+
+QUICK = ("fsync=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs PostgreSQL."""
+    for item in items:
+        needs = getattr(item, "fixturenames", ())
+        if "postgres" in needs or item.path.parent.name == "postgres":
+            item.add_marker("postgres")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """A PostgreSQL for all tests that do not break it."""
+    with cluster(*QUICK) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def databases(postgres: Cluster) -> Databases:
+    """Makes databases in it."""
+    return Databases(postgres)
+
+
+@pytest.fixture
+def database(databases: Databases) -> Iterator[str]:
+    """The URL of a new database with tables."""
+    name = databases.make()
+    yield databases.cluster.url(name)
+    databases.drop(name)
+
+
+@pytest.fixture
+def empty_database(databases: Databases) -> Iterator[str]:
+    """The URL of a new database without tables."""
+    name = databases.make(has_tables=False)
+    yield databases.cluster.url(name)
+    databases.drop(name)
