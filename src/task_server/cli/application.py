@@ -9,7 +9,16 @@ from importlib import metadata
 
 import typer
 
-from task_server.cli import calls, environments, functions, servers, tasks, tokens, workers
+from task_server.cli import (
+    calls,
+    database,
+    environments,
+    functions,
+    servers,
+    tasks,
+    tokens,
+    workers,
+)
 from task_server.cli.exits import OK, status_of
 from task_server.errors import TaskServerError
 
@@ -26,6 +35,7 @@ app.add_typer(workers.app, name="workers")
 app.add_typer(functions.app, name="functions")
 app.add_typer(environments.app, name="env")
 app.add_typer(tokens.app, name="token")
+app.add_typer(database.app, name="db")
 
 
 @app.command()
