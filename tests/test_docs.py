@@ -30,8 +30,8 @@ SETTINGS_PAGE = ROOT / "docs" / "reference" / "settings.md"
 INTRODUCTION = """\
 # Settings
 
-All of these are built, but of the databases only SQLite. This page is written from
-`src/task_server/settings.py` by `python tests/test_docs.py`.
+All of these are built. This page is written from `src/task_server/settings.py` by
+`python tests/test_docs.py`.
 
 Every setting is an option of the command and a variable of the environment; the option wins.
 `up` takes those of `serve`, and `--slots` for its worker. Sizes are given in bytes.
@@ -39,6 +39,21 @@ Every setting is an option of the command and a variable of the environment; the
 Where no default is shown it is worked out. Data lies in `/var/lib/task-server` for root, for
 others in `$XDG_STATE_HOME/task-server` (`~/.local/state/task-server`); that of a worker in
 `worker` below it. The worker of `up` has its data in `worker` below the data directory of `up`.
+
+For `--database postgresql://USER:PASSWORD@HOST:PORT/NAME` install the extra `postgres`. It takes
+PostgreSQL 14 or newer and a database that exists, with UTF8, where that user may make tables; the
+first server that starts makes them. The variables and the password file of PostgreSQL's own
+programs (`PGUSER`, `PGPASSWORD`, `PGPASSFILE` ...) say what the URL does not. Several servers may
+share a database: each holds up to seven connections, all need the same `--blobs`, a directory that
+they share or a bucket, and a load balancer in front may send a request to any of them. A pooler
+that gives each transaction another connection cannot stand between.
+
+Payloads above 64 KiB lie where `--blobs` says. For `s3://BUCKET/PREFIX` install the extra `s3`;
+the bucket has to exist. Where it is and who asks is said by the usual variables: `AWS_REGION`,
+`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, else by the machine's role, and
+`AWS_ENDPOINT_URL` for a store that is not Amazon's. The server has to be allowed to get, put, list
+and delete objects below the prefix. What a killed server leaves of an upload is seen by nobody
+and goes by a rule of the bucket that aborts incomplete multipart uploads after a day.
 
 Programs that call find their server by `TASK_SERVER_URL` and `TASK_SERVER_TOKEN`, else by the
 profile that `up` writes: `$XDG_CONFIG_HOME/task-server/profile.json`, or the file named by
@@ -75,7 +90,7 @@ def _shown(default: object, unit: str) -> str:
             if default % each[0] == 0
         )
         return f"{default // factor} {name}"
-    text = f"{default:g}" if isinstance(default, float) else str(default)
+    text = f"{default:.10g}" if isinstance(default, float) else str(default)
     return f"`{text}` {unit}".strip()
 
 

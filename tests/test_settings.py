@@ -44,6 +44,20 @@ def test_without_tokens_only_this_machine_may_reach_it() -> None:
     assert checked(ServerSettings, {"auth": "none", "host": "localhost"}).auth == "none"
 
 
+@pytest.mark.parametrize("blobs", ["s3://bucket", "s3://bucket/below/that", "/a/folder", "folder"])
+def test_blobs_lie_in_a_directory_or_in_a_bucket(blobs: str) -> None:
+    assert checked(ServerSettings, {"blobs": blobs}).blobs == blobs
+
+
+@pytest.mark.parametrize(
+    "blobs",
+    ["s3://", "s3:///x", "s3://key:secret@bucket", "s3://bucket/?x=1", "gs://bucket", "s3://a b"],
+)
+def test_other_places_for_blobs_are_refused(blobs: str) -> None:
+    with pytest.raises(ValueError, match="neither a directory nor s3://BUCKET/PREFIX"):
+        checked(ServerSettings, {"blobs": blobs})
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [

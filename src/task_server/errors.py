@@ -19,6 +19,7 @@ TaskServerError
 │   └── StorageFull     507   try again later
 ├── ServerUnreachable         no server answered; start one with `task-server up`
 ├── ProfileError              the file that says where the server is cannot be used
+├── DatabaseUnusable          the database cannot be used; the message says why and what to do
 ├── NotFinished               an answer was not there in time
 └── TaskError                 a task ended without an answer
     ├── TaskFailed            `kind` says why
@@ -181,6 +182,10 @@ class ServerUnreachable(TaskServerError):
 
 class ProfileError(TaskServerError):
     """The profile cannot be read, or can be read by others."""
+
+
+class DatabaseUnusable(TaskServerError):
+    """The database cannot be used; the message says why and what to do."""
 
 
 class NotFinished(TaskServerError, TimeoutError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,9 @@ from msgspec import Meta, Struct, field
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
+DAY = 86400.0
+"""Seconds."""
+_BUCKET = re.compile(r"s3://[A-Za-z0-9._-]{3,63}(/[^?#]*)?", re.ASCII)
 
 
 def state_directory() -> Path:
@@ -70,6 +74,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
             "sqlite:///PATH or postgresql://...; without it a SQLite file in the data directory"
         ),
     ] = None
+    blobs: Annotated[
+        str | None,
+        _described(
+            "Directory of large payloads, or s3://BUCKET/PREFIX; without it `blobs` in the data"
+            " directory"
+        ),
+    ] = None
     auth: Annotated[
         Literal["on", "none"],
         _described("on: every request needs a token; none: everyone is one owner, loopback only"),
@@ -88,6 +99,49 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
     log_bytes: Annotated[
         int, _measured("What is kept of an attempt's log, head and tail", "bytes")
     ] = MIB
+    keep_read_seconds: Annotated[
+        float, _measured("How long an answer is kept after it was first read", "s")
+    ] = 7 * DAY
+    keep_unread_seconds: Annotated[
+        float, _measured("How long an answer is kept that nobody has read", "s")
+    ] = 30 * DAY
+    keep_failed_seconds: Annotated[
+        float, _measured("How long a task is kept that ended without an answer", "s")
+    ] = 30 * DAY
+    keep_blob_seconds: Annotated[
+        float, _measured("How long a blob is kept that no task needs", "s")
+    ] = DAY
+    storage_bytes: Annotated[
+        int | None,
+        Meta(
+            description="No new tasks while database and blobs take more; default: no limit but the"
+            " disk's",
+            extra={"unit": "bytes"},
+        ),
+    ] = None
+    free_disk_bytes: Annotated[
+        int, _measured("No new tasks below this much free disk, or below the share", "bytes")
+    ] = 2 * GIB
+    free_disk_share: Annotated[
+        float,
+        Meta(description="Share of the disk; the smaller of the two amounts counts", ge=0, lt=1),
+    ] = 0.1
+    ballast_bytes: Annotated[
+        int,
+        Meta(
+            description="Size of the file that holds room for when the disk is full; 0 for none",
+            extra={"unit": "bytes"},
+            ge=0,
+        ),
+    ] = 64 * MIB
+    memory_bytes: Annotated[
+        int | None,
+        Meta(
+            description="No new tasks while the server uses more memory; default: 75 % of what it"
+            " may have",
+            extra={"unit": "bytes"},
+        ),
+    ] = None
 
     @property
     def database_url(self) -> str:
@@ -153,6 +207,7 @@ def checked(kind: type[S], values: Mapping[str, object]) -> S:
     settings = msgspec.convert(given, kind, dec_hook=_path)
     if isinstance(settings, ServerSettings):
         _check_exposure(settings)
+        _check_blobs(settings.blobs)
     return settings
 
 
@@ -161,6 +216,14 @@ def _check_exposure(settings: ServerSettings) -> None:
         raise ValueError(
             f"--auth none would let everybody who reaches {settings.host} run code here;"
             " it is for loopback addresses only"
+        )
+
+
+def _check_blobs(blobs: str | None) -> None:
+    if blobs is not None and "://" in blobs and _BUCKET.fullmatch(blobs) is None:
+        raise ValueError(
+            f"--blobs {blobs} is neither a directory nor s3://BUCKET/PREFIX (endpoint, region and"
+            " credentials go into the variables AWS_*)"
         )
 
 

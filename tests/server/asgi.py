@@ -117,6 +117,22 @@ class App:
             check_refusal(target, reply)
         return reply
 
+    async def full(
+        self,
+        target: str,
+        body: bytes | object,
+        *,
+        method: str = "POST",
+        headers: Mapping[str, str] = JSON,
+    ) -> Reply:
+        """Ask for what needs room that there is not."""
+        whole = body if isinstance(body, bytes) else json.dumps(body).encode()
+        given = [*headers.items(), ("host", "127.0.0.1"), ("content-length", str(len(whole)))]
+        given.append(("authorization", f"Bearer {self.tokens['user']}"))
+        reply = await self._send(_scope(method, target, given), [whole])
+        assert _LEAKS.search(reply.body.decode()) is None, reply.body
+        return reply
+
     async def _send(self, scope: dict[str, Any], whole: list[bytes]) -> Reply:
         sent: list[dict[str, Any]] = []
         read = 0
@@ -202,11 +218,9 @@ async def application(folder: Path, **settings: Any) -> AsyncIterator[App]:
     """An application on a database of its own; the block must not leave errors in the log."""
     errors = _Errors()
     logging.getLogger("task_server").addHandler(errors)
+    told = ServerSettings(data=folder, **{"ballast_bytes": 0, **settings})
     try:
-        async with running(ServerSettings(data=folder, **settings), on_broken=lambda: None) as (
-            state,
-            edge,
-        ):
+        async with running(told, on_broken=lambda: None) as (state, edge):
             yield App(state, edge)
     finally:
         logging.getLogger("task_server").removeHandler(errors)

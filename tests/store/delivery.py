@@ -25,10 +25,11 @@ BACKOFF = 4.0
 
 
 class Delivery(Model):  # type: ignore[misc]  # the model has no types
-    """The model with the times of the store, and without the end of retention."""
+    """The model with the times of the store."""
 
-    def __init__(self) -> None:
-        super().__init__(Config(ttl=LEASE_SECONDS, retention=float("inf")))
+    def __init__(self, *, retention: float = float("inf")) -> None:
+        """`retention`: seconds that ended tasks are kept, read or not."""
+        super().__init__(Config(ttl=LEASE_SECONDS, retention=retention))
         self.unlocked = {"g"}
         self.started: set[str] = set()
         """Leases told as running."""

@@ -356,3 +356,14 @@ async def test_a_lease_lasts_a_term(world: World) -> None:
     assert await world.state(accepted.ids[0]) == "running"
     await world.advance(1)
     assert await world.state(accepted.ids[0]) == "delayed"
+
+
+async def test_nor_in_the_very_exchange_that_says_so(world: World) -> None:
+    accepted = await world.submit()
+    unfit, fit = await world.worker(), await world.worker()
+    dealt = await unfit.take_one()
+
+    result = await unfit.exchange(released(dealt, unfit=True), want=5)
+
+    assert result.tasks == []
+    assert ids(await fit.take(5)) == accepted.ids

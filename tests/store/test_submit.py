@@ -207,17 +207,17 @@ async def test_arguments_come_out_as_they_went_in(world: World, size: int) -> No
     payload = b"x" * size
     early, late = new_task(payload=payload), new_task(payload=payload)
     worker = await world.worker()
-    parked = asyncio.create_task(worker.take(1, wait=5))
+    parked = asyncio.create_task(worker.take(1, wait=5, is_lost=True))
     await asyncio.sleep(0)
     await world.submit(early)
-    dealt = await parked
+    (first,) = await parked
     await world.submit(late)
 
-    dealt += await worker.take(1)
+    dealt = await worker.take(2, is_lost=True)
 
+    assert first.payload == payload
     assert [each.payload for each in dealt] == [payload, payload]
     await world.kill()
-    worker.seen = 0
     again = await worker.take(0)
     assert [each.payload for each in again] == [payload, payload]
 

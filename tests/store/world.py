@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import shutil
-import threading
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,14 +26,13 @@ from task_server.store.contract import (
     KindSpec,
     LeaseKey,
     NewTask,
+    Store,
     Submission,
     Used,
     WorkerFacts,
 )
 from task_server.store.rows import BatchRow, TaskRow
-from task_server.store.sqlite.store import SqliteStore
 from task_server.store.states import Encoding
-from tests.store.sqlite.recount import recount
 
 START = 1_800_000_000.0
 LEASE_SECONDS = 60.0
@@ -144,70 +140,55 @@ class Clock:
         self.now += seconds
 
 
-class World:
+class World(ABC):
     """A database and the store that works on it now."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    store: Store
+    forgets_phases = False
+    """What workers told of how far their tasks are is lost with the server."""
+
+    has_purged = False
+    """Tasks went: what was counted is more than what is there."""
+
+    def __init__(self) -> None:
         self.clock = Clock()
         self.ended: list[Ended] = []
         self.new_requests = 0
         self._sessions = itertools.count(1)
-        self._copies = itertools.count(1)
-        self._dead: list[SqliteStore] = []
-        self.store = self._open()
 
-    def _open(self) -> SqliteStore:
-        store = SqliteStore(
-            self.folder / "tasks.db",
-            clock=self.clock,
-            lease_seconds=LEASE_SECONDS,
-            jitter=lambda: JITTER,
-        )
-        store.on_ended = self.ended.extend
-        store.on_new_requests = self._count_requests
-        return store
+    @abstractmethod
+    async def open(self) -> Store:
+        """A store on what the database holds now."""
 
-    def _count_requests(self) -> None:
-        self.new_requests += 1
+    @abstractmethod
+    async def kill(self) -> None:
+        """Go on with what was on disk, as after a kill: the memory is lost."""
+
+    @abstractmethod
+    async def together(self, *calls: Awaitable[Any]) -> list[Any]:
+        """Make these calls in one group, in this order; what each gives or raises."""
+
+    @abstractmethod
+    async def recount(self) -> None:
+        """Check that memory and counters are what the tables say."""
+
+    async def start(self) -> None:
+        """Begin to work."""
+        self.store = await self.open()
+        self.store.on_ended = self.ended.extend
+        self.store.on_new_requests = self._count_requests
 
     async def close(self) -> None:
         """Let go of the database, and of those left behind."""
-        for store in [*self._dead, self.store]:
-            await store.close()
+        await self.store.close()
 
     async def restart(self) -> None:
         """Stop the server in order, and start it again."""
         await self.store.close()
-        self.store = self._open()
+        await self.start()
 
-    async def kill(self) -> None:
-        """Go on with what was on disk, as after a kill: the memory is lost."""
-        copy = self.folder.parent / f"copy-{next(self._copies)}"
-        shutil.copytree(self.folder, copy)
-        self._dead.append(self.store)
-        self.folder = copy
-        self.store = self._open()
-
-    async def together(self, *calls: Awaitable[Any]) -> list[Any]:
-        """Make these calls in one group, in this order; what each gives or raises."""
-        is_taken, may_go_on = threading.Event(), threading.Event()
-
-        async def hold(_: object) -> None:
-            is_taken.set()
-            may_go_on.wait(10)
-
-        holding = asyncio.ensure_future(self.store.write(hold))
-        await asyncio.to_thread(is_taken.wait, 10)
-        waiting = [asyncio.ensure_future(call) for call in calls]
-        await asyncio.sleep(0)
-        may_go_on.set()
-        await holding
-        return await asyncio.gather(*waiting, return_exceptions=True)
-
-    async def recount(self) -> None:
-        """Check that memory and counters are what the tables say."""
-        await recount(self.store)
+    def _count_requests(self) -> None:
+        self.new_requests += 1
 
     # ---- users
 

@@ -237,6 +237,18 @@ class TaskView(Struct, kw_only=True, omit_defaults=True):
     error: Error | UnsetType = UNSET
 
 
+class PastView(Struct, kw_only=True, omit_defaults=True):
+    """What a task came to before a manual retry."""
+
+    generation: int
+    attempt: int
+    """The last of that generation; 0: it never started."""
+    state: State
+    started_at: datetime | None
+    ended_at: datetime
+    error: Error | UnsetType = UNSET
+
+
 class BatchView(Struct):
     """A batch as its owner sees it."""
 

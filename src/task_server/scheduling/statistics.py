@@ -11,6 +11,16 @@ SHORT_SECONDS = 0.025
 UNKNOWN_SECONDS = 1.0
 """The guess for a function of which nothing is known, nor of its owner, nor of this server."""
 _LEVELS = (0.1, 0.5, 0.9, 0.99)
+_SUMS = (
+    "calls",
+    "failures",
+    "run_seconds",
+    "square_seconds",
+    "queue_seconds",
+    "install_seconds",
+    "import_seconds",
+    "cpu_seconds",
+)
 
 
 class Price(Struct, frozen=True):
@@ -89,6 +99,25 @@ class Statistics:
         self.cpu_seconds, self.peak_bytes = cpu_seconds, peak_bytes
         self.histogram = Histogram(histogram)
         self.square_seconds = self.histogram.square_seconds()
+        self.settle()
+
+    def copy(self) -> Statistics:
+        """One that is counted apart."""
+        copied = Statistics(self.function, self.owner)
+        for name in self.__slots__:
+            setattr(copied, name, getattr(self, name))
+        copied.histogram = self.histogram.copy()
+        return copied
+
+    def include(self, other: Statistics) -> None:
+        """Count what the other has counted of this function, too."""
+        if not self.calls:
+            self.first_seconds = other.first_seconds
+        for name in _SUMS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
+        self.histogram.include(other.histogram)
+        self._price = None
         self.settle()
 
     def count(self, run_seconds: float) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from task_server.errors import Unavailable
 from task_server.server.access import Access, everyone_is
 from task_server.server.api import (
     batches,
@@ -23,12 +24,17 @@ from task_server.server.api import (
 from task_server.server.clock import Clock
 from task_server.server.routing import Edge
 from task_server.server.state import State
-from task_server.server.upkeep.expire import SWEEP_SECONDS, keep_expiring
+from task_server.server.upkeep.budget import Budget
+from task_server.server.upkeep.expire import SWEEP_SECONDS, Expiry
+from task_server.server.upkeep.first_reads import FirstReads
 from task_server.server.upkeep.lock import Locker
+from task_server.server.upkeep.prune import Pruner
+from task_server.server.upkeep.space import Space
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
-from task_server.store.blobs import Blobs
-from task_server.store.opening import open_store
+from task_server.store.blobs import open_blobs
+from task_server.store.opening import folder_of, open_store
+from task_server.store.records.retention import Keep
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +60,15 @@ async def running(
 ) -> AsyncIterator[tuple[State, Edge]]:
     """A server's parts, at work until the block ends. `on_broken`: the database failed."""
     clock = Clock()
+    space = Space(settings, folder_of(settings.database_url))
+    space.begin()
+    blob_store = await open_blobs(settings)  # before the database, which would have to be closed
     store = await open_store(
         settings.database_url,
         clock=clock,
         lease_seconds=settings.lease_seconds,
         on_broken=on_broken,
+        on_time=clock.agree,
     )
     everyone = None
     if settings.auth == "none":
@@ -67,18 +77,32 @@ async def running(
         settings=settings,
         clock=clock,
         store=store,
-        blobs=Blobs(settings.data.expanduser() / "blobs", maximum_bytes=settings.blob_bytes),
+        blobs=blob_store,
         access=Access(store.token, everyone=everyone),
         waiting=Waiting(),
+        space=space,
+        budget=Budget(settings.storage_bytes, store),
+        first_reads=FirstReads(store, clock),
+        keep=Keep(
+            settings.keep_read_seconds, settings.keep_unread_seconds, settings.keep_failed_seconds
+        ),
         default_python=f"{sys.version_info.major}.{sys.version_info.minor}",
     )
     locker = Locker(state)
     store.on_ended = state.waiting.publish
+    store.on_changed = state.waiting.touch_all
+    store.watched = state.waiting.watched
     store.on_new_requests = locker.wake
+    store.on_full = state.blobs.on_full = space.make_room
     interval = min(SWEEP_SECONDS, settings.lease_seconds / 4)
+    await state.budget.measure()
     loops = [
-        asyncio.ensure_future(keep_expiring(store, clock, interval=interval)),
+        asyncio.ensure_future(Expiry(store, clock).keep(interval)),
+        asyncio.ensure_future(space.keep()),
         asyncio.ensure_future(locker.run()),
+        asyncio.ensure_future(state.budget.keep()),
+        asyncio.ensure_future(state.first_reads.keep()),
+        asyncio.ensure_future(Pruner(state).run()),
     ]
     try:
         yield state, Edge(state, ROUTES)
@@ -88,4 +112,6 @@ async def running(
         for loop in loops:
             with contextlib.suppress(asyncio.CancelledError):
                 await loop
+        with contextlib.suppress(Unavailable):
+            await state.first_reads.flush()
         await store.close()

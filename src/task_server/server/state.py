@@ -8,10 +8,14 @@ from msgspec import Struct
 
 from task_server.scheduling.totals import Ahead
 from task_server.server.access import Access
+from task_server.server.upkeep.budget import Budget
+from task_server.server.upkeep.first_reads import FirstReads
+from task_server.server.upkeep.space import Space
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
 from task_server.store.blobs import Blobs
 from task_server.store.contract import Store
+from task_server.store.records.retention import Keep
 
 
 class State(Struct):
@@ -23,6 +27,11 @@ class State(Struct):
     blobs: Blobs
     access: Access
     waiting: Waiting
+    space: Space
+    budget: Budget
+    first_reads: FirstReads
+    keep: Keep
+    """How long ended tasks are kept."""
     default_python: str
     """Minor version that a task gets if it names none."""
     is_stopping: bool = False

@@ -6,7 +6,7 @@ requests share transactions (group commit). Times are Unix seconds by the store'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -14,16 +14,19 @@ from msgspec import Struct
 
 from task_server.protocol.workers import EnvironmentState, Held
 from task_server.scheduling.statistics import Price, Statistics
+from task_server.store.contract_upkeep import UpkeepStore
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Policy
 
 if TYPE_CHECKING:
     from task_server.store.records.tokens import Token
     from task_server.store.records.workers import WorkerRow
-    from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
+    from task_server.store.rows import AnswerRow, BatchRow, DatabaseHealth, TaskFilter, TaskRow
 
 FunctionKey = tuple[int, str, str]
 """Owner (0: by name), distribution, name."""
+UNTIL_READ = -1.0
+"""A `keep` that ends with the first read."""
 
 
 class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
@@ -55,6 +58,8 @@ class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
     tags: tuple[str, ...]
     plain: bool
     """A plain worker can run it."""
+    keep: float | None = None
+    """Seconds that its payloads are kept after its end, or UNTIL_READ; None: not stated."""
 
     @property
     def function_key(self) -> FunctionKey:
@@ -93,6 +98,17 @@ class NewTask(Struct):
     """Index into the submission's specs."""
     run_after: float | None = None
     start_by: float | None = None
+    after: tuple[bytes, ...] = ()
+    """Ids of tasks that have to succeed before it may start."""
+    blobs: tuple[str, ...] = ()
+    """Names of the blobs that its arguments need."""
+
+
+class StoredBlob(Struct, frozen=True):
+    """A blob that the server has stored for a request."""
+
+    name: str
+    size: int
 
 
 class BatchSpec(Struct):
@@ -126,6 +142,9 @@ class Submission(Struct):
     into: bytes | None = None
     """An open batch to add them to."""
     key: IdempotencyKey | None = None
+    stored: Sequence[StoredBlob] = ()
+    """Blobs that were stored for it, since the moment `began`."""
+    began: float = 0.0
 
 
 class Accepted(Struct):
@@ -286,7 +305,7 @@ class LiveSession(Struct, frozen=True):
     """Tasks leased to it."""
 
 
-class Store(Protocol):
+class Store(UpkeepStore, Protocol):
     """One database of tasks."""
 
     policy: Policy
@@ -295,6 +314,13 @@ class Store(Protocol):
     """Called on the event loop after the commit that ended them."""
     on_new_requests: Callable[[], None]
     """Called on the event loop when there are environment requests to lock."""
+    on_full: Callable[[], bool]
+    """Called in any thread when the disk is full; True when there is room now to try again."""
+    on_changed: Callable[[Collection[int]], None]
+    """Called on the event loop when batches grew or were closed at another server."""
+    watched: Callable[[], tuple[Collection[bytes], Collection[int]]]
+    """Asked for the tasks and batches that somebody waits for here: their ends are looked out for,
+    wherever they happen."""
 
     # ---- what a server has in memory; none of these wait
 
@@ -333,7 +359,11 @@ class Store(Protocol):
     # ---- the verbs
 
     async def submit(self, submission: Submission) -> Accepted:
-        """T1, T2. Raises Conflict, Gone, NotFound (no such open batch); then nothing is stored."""
+        """T1, T2. Raises Conflict, Gone, NotFound (no such open batch); then nothing is stored.
+
+        Also Invalid for a task or a blob that a task needs and that is not there, with an entry
+        for each in `errors`; Unavailable when a blob that was stored for it is deleted just now.
+        """
 
     async def open_batch(self, owner: int, batch: BatchSpec) -> Accepted:
         """Make an open batch, or find the equal one of that id."""
@@ -361,16 +391,19 @@ class Store(Protocol):
         """T6 to T8 for a plain worker."""
 
     async def cancel(self, owner: int | None, ids: Sequence[bytes]) -> list[int]:
-        """T11; a status for each: 200, 404 or 409. `owner` None: an admin."""
+        """T11; a status for each: 200, 404, 409 or 410. `owner` None: an admin."""
 
     async def retry(self, owner: int | None, ids: Sequence[bytes]) -> list[int]:
-        """T13; a status for each: 200, 404 or 409."""
+        """T13; a status for each: 200, 404, 409 or 410."""
 
     async def expire(self) -> None:
         """T4, T9 and T12 for all that is due."""
 
-    async def extend_leases(self) -> None:
-        """Give every lease a full new term: the clock was set."""
+    async def extend_leases(self, *, by: float = 0.0) -> None:
+        """The clock was set, `by` seconds ahead or (negative) back: give every lease a new term.
+
+        None ends early, and nothing waits for a moment that lies further ahead than it did.
+        """
 
     async def locked(self, text: str, *, environment: str, python: str, lock: str) -> None:
         """An environment request has its lock: its tasks can be leased."""
@@ -380,6 +413,9 @@ class Store(Protocol):
 
     def release_parked(self) -> None:
         """Answer everybody who is parked, without tasks: the server stops."""
+
+    async def health(self) -> DatabaseHealth:
+        """Whether the database can be written now, and the version of its tables."""
 
     async def close(self) -> None:
         """Write what waits, end parked requests, and let go of the database."""
@@ -427,12 +463,6 @@ class Store(Protocol):
 
     async def owner_named(self, name: str) -> int:
         """The owner of that name, made if need be."""
-
-    async def keep_blob(self, name: str, owner: int, *, size: int, now: float) -> None:
-        """An owner has a blob."""
-
-    async def has_blob(self, name: str, owner: int) -> bool:
-        """Whether an owner has a blob."""
 
     async def workers(self) -> list[WorkerRow]:
         """All workers that ever joined, newest first."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
@@ -17,18 +18,25 @@ from task_server.errors import Unavailable
 MAXIMUM_ROWS = 10_000
 """Rows in one group; a request is never split."""
 
+MAXIMUM_WAITING = 200_000
+"""Rows that may wait for the next groups: the database does not keep up, or is away."""
+
 R = TypeVar("R")
 
 
 class Operation(Generic[R]):
     """One request's share of a group."""
 
-    __slots__ = ("error", "future", "is_done", "result", "rows", "work")
+    __slots__ = ("error", "future", "is_done", "is_intake", "result", "rows", "work")
 
-    def __init__(self, work: Callable[[Operation[R]], None], *, rows: int = 1) -> None:
+    def __init__(
+        self, work: Callable[[Operation[R]], None], *, rows: int = 1, is_intake: bool = False
+    ) -> None:
         self.work = work
         """Does it inside the transaction, and settles it, now or in a later group."""
         self.rows = rows
+        self.is_intake = is_intake
+        """It brings new work: on a full disk the first to be refused."""
         self.future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self.result: R | None = None
         self.error: BaseException | None = None
@@ -107,6 +115,72 @@ class GroupCommit:
                 return group, False
             operation = self._queue.get()
         return group, True
+
+
+class LoopGroupCommit:
+    """The same on the event loop, for a database whose driver waits there.
+
+    `run` is a coroutine then; it never raises, too.
+    """
+
+    def __init__(self, run: Callable[[list[Operation[object]]], Awaitable[None]]) -> None:
+        self._run = run
+        self._queue: deque[Operation[object]] = deque()
+        self._rows = 0
+        self._has_more = asyncio.Event()
+        self._is_closed = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """True once it takes no more operations."""
+        return self._is_closed
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._task = asyncio.ensure_future(self._work())
+
+    def put(self, operation: Operation[R]) -> asyncio.Future[R]:
+        """Add an operation to the next group. Raises Unavailable once closed, or for too many."""
+        if self._is_closed:
+            raise Unavailable("the server is about to stop")
+        if operation.rows and self._rows >= MAXIMUM_WAITING:
+            raise Unavailable("too much waits for the database; try again", retry_after=1.0)
+        self._queue.append(operation)  # type: ignore[arg-type]  # invariant R, only passed through
+        self._rows += operation.rows
+        self._has_more.set()
+        return operation.future
+
+    async def close(self) -> None:
+        """Do what waits, then end."""
+        self._is_closed = True
+        self._has_more.set()
+        if self._task is not None:
+            await self._task
+
+    async def abandon(self) -> None:
+        """End at once, as if killed."""
+        self._is_closed = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    async def _work(self) -> None:
+        while self._queue or not self._is_closed:
+            await self._has_more.wait()
+            if not self._is_closed:
+                self._has_more.clear()
+            while self._queue:
+                await self._run(self._take())
+
+    def _take(self) -> list[Operation[object]]:
+        group: list[Operation[object]] = []
+        rows = 0
+        while self._queue and rows < MAXIMUM_ROWS:
+            group.append(self._queue.popleft())
+            rows += group[-1].rows
+        self._rows -= rows
+        return group
 
 
 def answer_all(operations: Sequence[Operation[object]]) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from task_server.store.contract import Kind
+from task_server.store.keeping import Keeping
 from task_server.store.records import batches, blobs, environments, tasks, tokens, workers
 from task_server.store.records.sql import Lends
 from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
 
 
-class Reads:
+class Reads(Keeping):
     """Mixed into the stores."""
 
     async def task(self: Lends, identifier: bytes, owner: int | None) -> TaskRow | None:
@@ -67,9 +68,13 @@ class Reads:
         """The owner of that name, made if need be."""
         return await self.write(lambda rows: tokens.owner_named(rows, name))
 
-    async def keep_blob(self: Lends, name: str, owner: int, *, size: int, now: float) -> None:
-        """An owner has a blob."""
-        await self.write(lambda rows: blobs.keep(rows, name, owner, size=size, now=now))
+    async def keep_blob(
+        self: Lends, name: str, owner: int, *, size: int, now: float, began: float | None = None
+    ) -> None:
+        """An owner has a blob, whose content was stored since `began` (None: `now`)."""
+        await self.write(
+            lambda rows: blobs.keep(rows, name, owner, size=size, now=now, began=began)
+        )
 
     async def has_blob(self: Lends, name: str, owner: int) -> bool:
         """Whether an owner has a blob."""

@@ -29,6 +29,8 @@ class TaskRow(Struct):
     used: Used | None
     environment: str | None
     request_state: int
+    pending: int = 0
+    """How many tasks it waits for."""
 
 
 class AnswerRow(Struct):
@@ -41,6 +43,19 @@ class AnswerRow(Struct):
     n: int
     encoding: Encoding | None
     outcome: bytes | None
+    number: int = 0
+
+
+class PastOutcome(Struct):
+    """What a task came to before a manual retry."""
+
+    generation: int
+    attempt: int
+    state: State
+    encoding: Encoding | None
+    outcome: bytes | None
+    started_at: float | None
+    ended_at: float
 
 
 class BatchRow(Struct):
@@ -57,6 +72,8 @@ class BatchRow(Struct):
     failed: int
     cancelled: int
     expired: int
+    purged: int = 0
+    """Of those that ended, how many are no longer given out."""
     running: int = 0
     delayed: int = 0
 
@@ -82,3 +99,22 @@ class TaskFilter(Struct):
     before: int | None = None
     """Number of the last task of the page before."""
     limit: int = 100
+
+
+class DatabaseHealth(Struct):
+    """Whether the database does its work."""
+
+    kind: str
+    is_writable: bool
+    """It took an empty transaction just now."""
+    version: int
+    """Of its tables; 0 while that cannot be read."""
+    newest: int
+    """The version that this program works with."""
+
+
+class Upgrade(Struct, frozen=True):
+    """From which version to which the tables came; 0 is a database without tables."""
+
+    before: int
+    after: int

@@ -40,10 +40,12 @@ class Encoding(IntEnum):
     JSON_BLOB = 2
     PICKLE_BLOB = 3
     ERROR = 4
+    PURGED = 5
+    """Arguments and outcome are no longer kept; the row holds the id's place for a day."""
 
     @property
     def word(self) -> str | None:
-        """The name outside; None for an error."""
+        """The name outside; None for an error, and for what is no longer kept."""
         return _WORDS[self]
 
     @property
@@ -52,4 +54,4 @@ class Encoding(IntEnum):
         return self in (Encoding.JSON_BLOB, Encoding.PICKLE_BLOB)
 
 
-_WORDS = ("json", "pickle", "json", "pickle", None)
+_WORDS = ("json", "pickle", "json", "pickle", None, None)

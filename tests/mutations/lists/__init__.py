@@ -1,6 +1,13 @@
 """The guards, one file for each part of the source."""
 
 from tests.mutations.guards import Guard
-from tests.mutations.lists import sqlite, transitions, worker
+from tests.mutations.lists import faults, operations, retention, sqlite, transitions, worker
 
-GUARDS: list[Guard] = [*transitions.GUARDS, *sqlite.GUARDS, *worker.GUARDS]
+GUARDS: list[Guard] = [
+    *transitions.GUARDS,
+    *sqlite.GUARDS,
+    *retention.GUARDS,
+    *worker.GUARDS,
+    *faults.GUARDS,
+    *operations.GUARDS,
+]

@@ -5,11 +5,12 @@ import pytest
 from task_server.protocol.workers import EnvironmentState
 from task_server.store.contract import ExchangeRequest
 from task_server.store.sqlite.sessions import MAXIMUM_ENVIRONMENTS
-from tests.store.world import World, drain, new_task, spec, succeeded
+from tests.store.sqlite.world import SqliteWorld
+from tests.store.world import drain, new_task, spec, succeeded
 
 
 async def test_many_lanes_together_keep_a_bounded_window(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("task_server.store.sqlite.sweep.WINDOWED", 100)
     for priority in range(4):
@@ -24,7 +25,7 @@ async def test_many_lanes_together_keep_a_bounded_window(
 
 
 async def test_running_tasks_past_their_start_by_do_not_hold_up_others(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("task_server.store.sqlite.sweep.LIMIT", 5)
     running = [new_task(start_by=world.clock.now + 1) for _ in range(10)]
@@ -39,7 +40,7 @@ async def test_running_tasks_past_their_start_by_do_not_hold_up_others(
     assert await world.state(waiting.id) == "expired"
 
 
-async def test_cancels_leave_nothing_behind_for_it(world: World) -> None:
+async def test_cancels_leave_nothing_behind_for_it(world: SqliteWorld) -> None:
     accepted = await world.submit(count=20)
     for _ in accepted.ids:
         await world.plain_lease()
@@ -50,7 +51,7 @@ async def test_cancels_leave_nothing_behind_for_it(world: World) -> None:
     assert (session.stops, session.leases, session.unseen) == ([], {}, [])
 
 
-async def test_large_arguments_do_not_stay_in_memory(world: World) -> None:
+async def test_large_arguments_do_not_stay_in_memory(world: SqliteWorld) -> None:
     await world.submit(*[new_task(payload=b"x" * 60_000) for _ in range(3)])
 
     (lane,) = world.store.memory.lanes.values()
@@ -59,7 +60,7 @@ async def test_large_arguments_do_not_stay_in_memory(world: World) -> None:
     assert [entry.size for entry in lane.window.entries] == [60_000] * 3
 
 
-async def test_ended_sessions_are_forgotten(world: World) -> None:
+async def test_ended_sessions_are_forgotten(world: SqliteWorld) -> None:
     worker = await world.worker()
     silent = await world.worker()
     for _ in range(5):
@@ -73,7 +74,7 @@ async def test_ended_sessions_are_forgotten(world: World) -> None:
     assert len(world.store.memory.sessions_by_row) == 0
 
 
-async def test_idle_lanes_are_not_looked_at(world: World) -> None:
+async def test_idle_lanes_are_not_looked_at(world: SqliteWorld) -> None:
     for priority in range(5):
         await world.submit(kind=spec(priority=priority))
     worker = await world.worker()
@@ -85,7 +86,7 @@ async def test_idle_lanes_are_not_looked_at(world: World) -> None:
     assert world.store.memory.active == {1}
 
 
-async def test_the_environments_of_a_session_are_bounded(world: World) -> None:
+async def test_the_environments_of_a_session_are_bounded(world: SqliteWorld) -> None:
     worker = await world.worker()
     states = [EnvironmentState(f"{n:064x}", "ready") for n in range(MAXIMUM_ENVIRONMENTS + 50)]
 
@@ -98,7 +99,7 @@ async def test_the_environments_of_a_session_are_bounded(world: World) -> None:
 
 
 async def test_kinds_are_read_again_as_needed(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("task_server.store.sqlite.memory.MAXIMUM_KINDS", 3)
     kinds = [spec(tags=(str(n),)) for n in range(10)]
@@ -113,7 +114,7 @@ async def test_kinds_are_read_again_as_needed(
     assert await worker.report(*map(succeeded, dealt)) == [200] * 20
 
 
-async def test_load_is_gone_with_the_tasks(world: World) -> None:
+async def test_load_is_gone_with_the_tasks(world: SqliteWorld) -> None:
     await world.submit(count=5)
     assert list(world.store.memory.load.values()) == [5]
     worker = await world.worker()

@@ -12,9 +12,10 @@ from task_server.protocol.ids import new_ids
 from task_server.store.records.sql import Rows
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.lease import write_queued
-from tests.store.world import World, new_task, spec, succeeded
+from tests.store.sqlite.world import SqliteWorld
+from tests.store.world import new_task, spec, succeeded
 
-LAST_STEP = "task_server.store.sqlite.store.write_queued"
+LAST_STEP = "task_server.store.sqlite.groups.write_queued"
 
 
 class Planted(RuntimeError):
@@ -44,7 +45,7 @@ def full_disk() -> sqlite3.OperationalError:
 
 
 async def test_callers_of_a_failed_group_are_told_to_try_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = new_task()
     fail_once(monkeypatch, full_disk())
@@ -58,7 +59,7 @@ async def test_callers_of_a_failed_group_are_told_to_try_again(
 
 
 async def test_nothing_is_published_before_its_commit(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.submit(count=2)
     worker = await world.worker()
@@ -78,7 +79,7 @@ async def test_nothing_is_published_before_its_commit(
 
 
 async def test_parked_workers_ask_again_after_a_failed_group(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = await world.worker()
     parked = asyncio.create_task(worker.take(5, wait=20))
@@ -95,7 +96,7 @@ async def test_parked_workers_ask_again_after_a_failed_group(
 
 
 async def test_leases_of_a_failed_group_were_never_given(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (task,) = (await world.submit()).ids
     worker = await world.worker()
@@ -110,7 +111,7 @@ async def test_leases_of_a_failed_group_were_never_given(
     assert dealt.attempt == 1
 
 
-async def test_a_poisoned_operation_fails_alone(world: World) -> None:
+async def test_a_poisoned_operation_fails_alone(world: SqliteWorld) -> None:
     good = [new_task() for _ in range(5)]
     worker = await world.worker()
 
@@ -132,7 +133,7 @@ async def test_a_poisoned_operation_fails_alone(world: World) -> None:
     assert sorted(rows) == ["queued"] * 4 + ["running"]
 
 
-async def test_a_refusal_after_writing_keeps_nothing_of_it(world: World) -> None:
+async def test_a_refusal_after_writing_keeps_nothing_of_it(world: SqliteWorld) -> None:
     (task,) = (await world.submit()).ids
 
     async def refuse(rows: Rows) -> None:
@@ -146,12 +147,12 @@ async def test_a_refusal_after_writing_keeps_nothing_of_it(world: World) -> None
     assert (await world.task(task)).submitted_at == world.clock.now
 
 
-async def test_a_memory_out_of_step_with_the_tables_mends_itself(world: World) -> None:
+async def test_a_memory_out_of_step_with_the_tables_mends_itself(world: SqliteWorld) -> None:
     first, second = (await world.submit(count=2)).ids
     worker = await world.worker()
     dealt = await worker.take_one()
     await world.store.write(
-        lambda rows: rows.execute("UPDATE tasks SET secret = x'00' WHERE id = ?", dealt.id)
+        lambda rows: rows.execute("UPDATE tasks SET secret = zeroblob(16) WHERE id = ?", dealt.id)
     )
 
     with pytest.raises(Unavailable):
@@ -162,7 +163,7 @@ async def test_a_memory_out_of_step_with_the_tables_mends_itself(world: World) -
     await world.recount()
 
 
-async def test_a_queued_task_out_of_step_mends_itself_too(world: World) -> None:
+async def test_a_queued_task_out_of_step_mends_itself_too(world: SqliteWorld) -> None:
     (task,) = (await world.submit()).ids
     worker = await world.worker()
     await world.store.write(
@@ -176,7 +177,7 @@ async def test_a_queued_task_out_of_step_mends_itself_too(world: World) -> None:
 
 
 async def test_a_failed_group_leaves_all_windows_right(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tasks = [new_task(each) for each in new_ids(3000)]
     await world.submit(*tasks[:1500])
@@ -205,7 +206,7 @@ def broken_disk() -> sqlite3.OperationalError:
 
 
 async def test_after_a_failed_sync_nothing_is_written_any_more(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[bool] = []
     world.store._on_broken = lambda: told.append(True)
@@ -225,7 +226,7 @@ async def test_after_a_failed_sync_nothing_is_written_any_more(
 
 
 async def test_operations_that_wait_when_it_breaks_are_told(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_once(monkeypatch, broken_disk())
     big = world.submit(*[new_task(each) for each in new_ids(12_000)])
@@ -239,7 +240,7 @@ async def test_operations_that_wait_when_it_breaks_are_told(
 
 
 async def test_a_store_that_cannot_be_read_again_is_broken(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: SqliteWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_once(monkeypatch, full_disk())
 
@@ -256,16 +257,16 @@ async def test_a_store_that_cannot_be_read_again_is_broken(
     await world.restart()
 
 
-async def test_after_a_close_every_call_is_refused(world: World) -> None:
+async def test_after_a_close_every_call_is_refused(world: SqliteWorld) -> None:
     await world.store.close()
 
     with pytest.raises(Unavailable):
         await world.submit()
 
-    world.store = world._open()
+    await world.start()
 
 
-async def test_a_waiting_server_that_raises_does_not_hold_up_answers(world: World) -> None:
+async def test_a_waiting_server_that_raises_does_not_hold_up_answers(world: SqliteWorld) -> None:
     worker = await world.worker()
     await world.submit(kind=spec())
     dealt = await worker.take_one()

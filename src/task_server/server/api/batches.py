@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -28,7 +28,8 @@ from task_server.server.routing import USER, Route
 from task_server.server.service import answers, views
 from task_server.server.service.submit import batch_spec
 from task_server.server.state import State
-from task_server.store.rows import BatchRow
+from task_server.store.contract import Ended
+from task_server.store.rows import AnswerRow, BatchRow
 
 _new = msgspec.json.Decoder(NewBatch)
 MAXIMUM_STREAM = 86400.0
@@ -117,10 +118,16 @@ async def get_answers(state: State, call: Call) -> Reply:
     wait = seconds_in(query, "wait", most=MAXIMUM_STREAM) if "wait" in query else MAXIMUM_STREAM
     begin = _places_in(query) if order == "finished" else cursor_in(query) or 0
     row = await _find(state, call)
+
+    def note(ends: Sequence[Ended | AnswerRow]) -> None:
+        if row.owner == call.caller.owner:
+            for end in ends:
+                state.first_reads.note(end.number)
+
     if isinstance(begin, answers.Places):
-        lines = answers.as_ended(state, row, call.caller.sees, begin, wait)
+        lines = answers.as_ended(state, row, call.caller.sees, begin, wait, note)
     else:
-        lines = answers.in_order(state, row, call.caller.sees, begin, wait)
+        lines = answers.in_order(state, row, call.caller.sees, begin, wait, note)
     return Reply(_until_gone(call, lines), content_type=NDJSON)
 
 

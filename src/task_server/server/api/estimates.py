@@ -18,7 +18,7 @@ async def post(state: State, call: Call) -> Reply:
     if query.get("calls", "all") != "all":
         raise Invalid("calls is `all` or absent", field="calls")
     body = await call.body(state.settings.body_bytes)
-    read, _ = read_body(state, call.caller, body, is_lines=is_lines)
+    read, _ = await read_body(state, call.caller, body, is_lines=is_lines)
     counts = [0] * len(read.specs)
     for task in read.tasks:
         counts[task.spec] += 1

@@ -12,14 +12,17 @@ from task_server.protocol import ids
 from task_server.protocol.payload import check_keys, check_payload
 from task_server.protocol.plain import PlainAnswer, PlainException, PlainTask
 from task_server.protocol.tasks import Error
+from task_server.server.api.blobs import OF_WORKERS, reply_with
 from task_server.server.api.tasks import (
     MAXIMUM_WAIT,
-    absent,
+    absent_task,
     idempotency_key,
     identifier,
+    note_read,
     wait_for,
 )
 from task_server.server.http import (
+    JSON,
     Call,
     Reply,
     check_json,
@@ -30,6 +33,7 @@ from task_server.server.http import (
 )
 from task_server.server.routing import USER, WORKER, Route
 from task_server.server.service import estimate, submit
+from task_server.server.service.arguments import INLINE_BYTES
 from task_server.server.service.views import task_view
 from task_server.server.state import State
 from task_server.store.contract import AttemptReport, Dealt, Used
@@ -73,8 +77,7 @@ async def submit_task(state: State, call: Call) -> Reply:
     if result.accepted.duplicate:
         told["duplicate"] = True
     if wait:
-        row = await wait_for(state, call, task, wait)
-        told.update(_outcome(state, row))
+        return await _reply(state, call, told, await wait_for(state, call, task, wait))
     return Reply(encode(told))
 
 
@@ -115,21 +118,26 @@ async def request_answer(state: State, call: Call) -> Reply:
     row = await wait_for(state, call, identifier(call.params["id"]), wait)
     is_there = row.state is TaskState.SUCCEEDED
     told: dict[str, object] = {"sucsess": is_there, "success": is_there}
-    if is_there and row.encoding is Encoding.JSON_BLOB and row.outcome is not None:
-        answer = await state.blobs.read(row.outcome.decode())
-        told["answer"] = msgspec.Raw(answer)
-        return Reply(encode(told))
-    told.update(_outcome(state, row))
     if not row.state.is_terminal:
         told["reason"] = await _reason(state, row)
-    return Reply(encode(told))
+    return await _reply(state, call, told, row)
+
+
+async def _reply(state: State, call: Call, told: dict[str, object], row: TaskRow) -> Reply:
+    """What is told, and what the task came to; a large answer is streamed."""
+    note_read(state, call, row)
+    if row.encoding is not Encoding.JSON_BLOB or row.outcome is None:
+        return Reply(encode({**told, **_outcome(state, row)}))
+    blob = await state.blobs.open(row.outcome.decode())
+    before = encode(told)[:-1] + b',"answer":'
+    return reply_with(call, blob, content_type=JSON, before=before, after=b"}")
 
 
 async def _reason(state: State, row: TaskRow) -> str:
     if row.state is TaskState.RUNNING:
         return "a worker has it"
     if row.state is TaskState.DELAYED:
-        return "it waits for its time"
+        return "it waits for other tasks" if row.pending else "it waits for its time"
     if row.request_state != 1:
         return "its environment is being locked"
     has_workers = await estimate.slots(state) > 0
@@ -203,21 +211,22 @@ async def submit_answer(state: State, call: Call) -> Reply:
     task = ids.from_text(read.id)
     if task is None:
         raise NotFound("no task of that id was given to this worker")
-    decided = await state.store.plain_answer(call.caller.token, _report(read, task, answer))
+    report = await _with_blob(state, _report(read, task, answer))
+    decided = await state.store.plain_answer(call.caller.token, report)
     if decided.status == 404:
-        raise _unknown(state, task)
+        raise await _unknown(state, task)
     if decided.status == 409:
         raise Conflict("the task has another answer already, or runs elsewhere now")
     if decided.status == 410:
-        raise Gone("the task was cancelled or expired; drop it")
+        raise Gone("the task was cancelled, expired or is past its retention; drop it")
     told: dict[str, object] = {"sucsess": True, "success": True}
     if decided.duplicate:
         told["duplicate"] = True
     return Reply(encode(told))
 
 
-def _unknown(state: State, task: bytes) -> NotFound | Gone:
-    error = absent(state, task)
+async def _unknown(state: State, task: bytes) -> NotFound | Gone:
+    error = await absent_task(state, task, None)
     if isinstance(error, Gone):
         return error
     return NotFound("no task of that id was given to this worker")
@@ -236,6 +245,17 @@ def _report(read: PlainAnswer, task: bytes, answer: bytes) -> AttemptReport:
     return AttemptReport(
         None, "failed", Encoding.ERROR, error, error_kind="exception", used=used, task=task
     )
+
+
+async def _with_blob(state: State, report: AttemptReport) -> AttemptReport:
+    """The report, with a large answer in the blob store."""
+    if report.encoding is Encoding.JSON and len(report.answer) > INLINE_BYTES:
+        began = state.clock()
+        name = await state.blobs.put_bytes(report.answer)
+        size = len(report.answer)
+        await state.store.keep_blob(name, OF_WORKERS, size=size, now=state.clock(), began=began)
+        report.encoding, report.answer = Encoding.JSON_BLOB, name.encode()
+    return report
 
 
 def _error(told: str | PlainException | None) -> Error:

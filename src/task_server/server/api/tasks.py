@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from task_server.errors import Conflict, Gone, Invalid, NotFound
 from task_server.protocol import ids
 from task_server.protocol.tasks import Submitted, SubmittedOne
+from task_server.server.api.blobs import reply_with
 from task_server.server.http import (
     BYTES,
     NDJSON,
@@ -30,8 +31,6 @@ from task_server.store.states import BY_WORD, Encoding
 from task_server.store.states import State as TaskState
 
 MAXIMUM_WAIT = 60.0
-RETENTION_SECONDS = 7 * 86400.0
-"""The shortest time that a finished task is kept: an absent id older than that is gone."""
 MAXIMUM_PAGE = 1000
 
 
@@ -79,10 +78,10 @@ async def _post_one(state: State, call: Call, prepared: submit.Prepared, wait: f
         result = await submit.store(state, prepared)
         if result.accepted.ids[0] != task or result.accepted.duplicate:
             row = await wait_for(state, call, result.accepted.ids[0], wait)
-            return await _shown(state, row) if row.state.is_terminal else _accepted(result)
+            return await _shown(state, call, row) if row.state.is_terminal else _accepted(result)
         await call.unless_gone(asyncio.ensure_future(until(ended, wait)))
     row = await find(state, call, task)
-    return await _shown(state, row) if row.state.is_terminal else _accepted(result)
+    return await _shown(state, call, row) if row.state.is_terminal else _accepted(result)
 
 
 def _accepted(result: submit.Result) -> Reply:
@@ -91,7 +90,8 @@ def _accepted(result: submit.Result) -> Reply:
     return Reply(encode(reply), 202)
 
 
-async def _shown(state: State, row: TaskRow) -> Reply:
+async def _shown(state: State, call: Call, row: TaskRow) -> Reply:
+    note_read(state, call, row)
     await views.read_versions(state, [row])
     return Reply(encode(views.task_view(state, row)))
 
@@ -114,18 +114,31 @@ def identifier(text: str, what: str = "task") -> bytes:
     return found
 
 
-def absent(state: State, task: bytes, what: str = "task") -> NotFound | Gone:
+def absent(state: State, identifier: bytes, what: str = "task") -> NotFound | Gone:
     """The error for an id that is not there, or another's: by its age alone."""
-    if ids.made_at(task) < state.clock() - RETENTION_SECONDS:
+    if ids.made_at(identifier) < state.clock() - state.keep.shortest:
         return Gone(f"the {what} of that id, if there was one, is past its retention")
     return NotFound(f"there is no {what} of that id")
+
+
+async def absent_task(state: State, task: bytes, owner: int | None) -> NotFound | Gone:
+    """The error for a task that this owner (None: anybody) does not see, or sees no more."""
+    if await state.store.is_gone(task, owner):
+        return Gone("the task of that id was deleted, or is past its retention")
+    return absent(state, task)
+
+
+def note_read(state: State, call: Call, row: TaskRow) -> None:
+    """What a task came to is given out; to its owner that is the first read, or a later one."""
+    if row.state.is_terminal and row.spec.owner == call.caller.owner:
+        state.first_reads.note(row.number)
 
 
 async def find(state: State, call: Call, task: bytes) -> TaskRow:
     """The task. Raises NotFound or Gone."""
     row = await state.store.task(task, call.caller.sees)
     if row is None:
-        raise absent(state, task)
+        raise await absent_task(state, task, call.caller.sees)
     return row
 
 
@@ -142,7 +155,8 @@ async def wait_for(state: State, call: Call, task: bytes, seconds: float) -> Tas
 async def get(state: State, call: Call) -> Reply:
     """One task."""
     wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
-    return await _shown(state, await wait_for(state, call, identifier(call.params["id"]), wait))
+    row = await wait_for(state, call, identifier(call.params["id"]), wait)
+    return await _shown(state, call, row)
 
 
 async def answer(state: State, call: Call) -> Reply:
@@ -151,15 +165,14 @@ async def answer(state: State, call: Call) -> Reply:
     row = await wait_for(state, call, identifier(call.params["id"]), wait)
     if not row.state.is_terminal:
         return Reply(encode({"state": row.state.word}), 202)
+    note_read(state, call, row)
     if row.state is not TaskState.SUCCEEDED:
         return _failed(state, row)
     assert row.encoding is not None and row.outcome is not None
     content_type = b"application/json" if row.encoding.word == "json" else BYTES
     if row.encoding.is_blob:
-        name = row.outcome.decode()
-        return Reply(
-            state.blobs.stream(name), content_type=content_type, size=state.blobs.size(name)
-        )
+        blob = await state.blobs.open(row.outcome.decode())
+        return reply_with(call, blob, content_type=content_type)
     if row.encoding is Encoding.PICKLE:
         return Reply(base64.b64decode(row.outcome), content_type=BYTES)
     return Reply(row.outcome, content_type=content_type)
@@ -188,6 +201,26 @@ async def logs(state: State, call: Call) -> Reply:
     return Reply(b"".join(log for _, log in kept), content_type=b"text/plain; charset=utf-8")
 
 
+async def history(state: State, call: Call) -> Reply:
+    """What it came to before it was retried by hand."""
+    call.query()
+    row = await find(state, call, identifier(call.params["id"]))
+    past = await state.store.past_outcomes(row.number)
+    return Reply(encode({"id": call.params["id"], "history": [views.past_view(p) for p in past]}))
+
+
+async def delete(state: State, call: Call) -> Reply:
+    """Remove a task that has ended, for good."""
+    call.query()
+    task = identifier(call.params["id"])
+    status = await state.store.delete(call.caller.sees, task)
+    if status == 404:
+        raise await absent_task(state, task, call.caller.sees)
+    if status == 409:
+        raise Conflict("it has not ended, or others wait for it still; cancel it first")
+    return Reply(encode({"id": call.params["id"], "state": "purged"}))
+
+
 async def cancel(state: State, call: Call) -> Reply:
     """End a task."""
     return await _change(state, call, state.store.cancel, "it has ended already")
@@ -205,8 +238,8 @@ async def _change(state: State, call: Call, verb: Verb, why_not: str) -> Reply:
     call.query()
     task = identifier(call.params["id"])
     (status,) = await verb(call.caller.sees, [task])
-    if status == 404:
-        raise absent(state, task)
+    if status in (404, 410):
+        raise await absent_task(state, task, call.caller.sees)
     if status == 409:
         raise Conflict(why_not)
     row = await find(state, call, task)
@@ -259,7 +292,9 @@ ROUTES = [
     Route("GET", "/v1/tasks/{id}/answer", answer, USER),
     Route("GET", "/v1/tasks", listed, USER),
     Route("GET", "/v1/tasks/{id}", get, USER),
+    Route("DELETE", "/v1/tasks/{id}", delete, USER),
     Route("GET", "/v1/tasks/{id}/logs", logs, USER),
+    Route("GET", "/v1/tasks/{id}/history", history, USER),
     Route("POST", "/v1/tasks/{id}/cancel", cancel, USER),
     Route("POST", "/v1/tasks/{id}/retry", retry, USER),
 ]

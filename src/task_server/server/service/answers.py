@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from task_server.server.service.views import answer_line
 from task_server.server.state import State
@@ -11,17 +11,33 @@ from task_server.server.waiting import MAXIMUM_LIVE, BatchWatch
 from task_server.store.contract import Ended
 from task_server.store.rows import AnswerRow, BatchRow
 
+OnRead = Callable[[Sequence[Ended | AnswerRow]], None]
+"""Hears of outcomes as they go out."""
+LOOK_SECONDS = 30.0
+"""How long to wait for a member before looking whether it is purged."""
 PIECE = 1000
 """Rows in one read and lines in one piece."""
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 async def in_order(
-    state: State, row: BatchRow, owner: int | None, start: int, seconds: float
+    state: State,
+    row: BatchRow,
+    owner: int | None,
+    start: int,
+    seconds: float,
+    on_read: OnRead,
 ) -> AsyncIterator[bytes]:
-    """Lines by position from `start` on; a line's cursor is the position after it."""
+    """Lines by position from `start` on; a line's cursor is the position after it.
+
+    Members past their retention are passed over.
+    """
     position = start
     read_to: int | None = start
-    deadline = asyncio.get_running_loop().time() + seconds
+    deadline = _now() + seconds
     with state.waiting.batch(row.batch) as watch:
         while True:
             watch.changed.clear()
@@ -30,13 +46,36 @@ async def in_order(
             found = _live_in_order(watch, position)
             if found:
                 position += len(found)
+                on_read(found)
                 yield b"".join(answer_line(end, f"{end.position + 1:x}") for end in found)
             elif read_to is not None and len(watch.ended) < MAXIMUM_LIVE:
                 read_to = await _read_on(state, row, watch, read_to)
-            elif await _is_over(state, row, owner, position) or not await _wait(
-                state, watch, deadline
-            ):
-                return
+            else:
+                following = await _go_on(state, row, owner, watch, position, deadline)
+                if following is None:
+                    return
+                position = following
+
+
+async def _go_on(
+    state: State,
+    row: BatchRow,
+    owner: int | None,
+    watch: BatchWatch,
+    position: int,
+    deadline: float,
+) -> int | None:
+    """Where to go on when nothing is there to tell: perhaps after a wait. None: no more comes."""
+    behind = await _behind_purged(state, row, position)
+    if behind > position:
+        return behind
+    if await _is_over(state, row, owner, position):
+        return None
+    await _wait(state, watch, min(deadline, _now() + LOOK_SECONDS))
+    if watch.changed.is_set() and not state.waiting.is_closed:
+        return position
+    is_late = _now() >= deadline or not await _look_again(state, row, owner)
+    return None if is_late else position
 
 
 async def _read_on(state: State, row: BatchRow, watch: BatchWatch, start: int) -> int | None:
@@ -45,6 +84,22 @@ async def _read_on(state: State, row: BatchRow, watch: BatchWatch, start: int) -
     for each in rows:
         watch.ended.setdefault(each.position, each)
     return rows[-1].position + 1 if len(rows) == PIECE else None
+
+
+async def _look_again(state: State, row: BatchRow, owner: int | None) -> bool:
+    """See what became of the batch while nothing was told; False when nobody should wait on."""
+    now = None if state.waiting.is_closed else await state.store.batch(row.id, owner)
+    if now is not None:
+        row.total, row.purged = now.total, now.purged
+    return now is not None
+
+
+async def _behind_purged(state: State, row: BatchRow, position: int) -> int:
+    """The first position from this one on that is not purged."""
+    if not row.purged:
+        return position
+    following = await state.store.next_position(row.batch, position)
+    return max(row.total, position) if following is None else following
 
 
 def _live_in_order(watch: BatchWatch, position: int) -> list[Ended | AnswerRow]:
@@ -76,10 +131,15 @@ class Places:
 
 
 async def as_ended(
-    state: State, row: BatchRow, owner: int | None, places: Places, seconds: float
+    state: State,
+    row: BatchRow,
+    owner: int | None,
+    places: Places,
+    seconds: float,
+    on_read: OnRead,
 ) -> AsyncIterator[bytes]:
     """Lines in the order of ends, after `places`; a line's cursor is its own place."""
-    deadline = asyncio.get_running_loop().time() + seconds
+    deadline = _now() + seconds
     with state.waiting.batch(row.batch) as watch:
         is_read = False
         while True:
@@ -92,6 +152,7 @@ async def as_ended(
             if is_read and not found:
                 found = _live_as_ended(watch, places)
             if found:
+                on_read(found)
                 yield b"".join([places.line(end) for end in found])
             elif await _all_ended(state, row, owner):
                 last = await state.store.answers_as_ended(row.batch, places.by_server, PIECE)
@@ -125,7 +186,7 @@ async def _all_ended(state: State, row: BatchRow, owner: int | None) -> bool:
 
 async def _wait(state: State, watch: BatchWatch, deadline: float) -> bool:
     """Wait for news; False when time is up or the server stops."""
-    left = deadline - asyncio.get_running_loop().time()
+    left = deadline - _now()
     if left <= 0 or state.waiting.is_closed:
         return False
     if not watch.changed.is_set():

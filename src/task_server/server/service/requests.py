@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from hashlib import blake2b
 
 import msgspec
@@ -15,7 +14,7 @@ from task_server.protocol.payload import check_few_keys, check_keys
 from task_server.protocol.tasks import FunctionByValue, Item, NewBatch, Submit, Task
 from task_server.server.http import decode
 from task_server.server.service.arguments import BLOB_NAME, decoded, read_arguments
-from task_server.server.service.specs import make_spec, times
+from task_server.server.service.specs import awaited, make_spec, times
 from task_server.store.blobs import name_of
 from task_server.store.contract import KindSpec
 
@@ -24,6 +23,7 @@ ID_SECONDS = 86400.0
 MAXIMUM_ERRORS = 100
 _ITEM_KEYS = (b'"id"', b'"args"', b'"kwargs"', b'"call"')
 _FIRST_KEY = re.compile(rb'\s*\{\s*"(tasks|defaults|batch)"')
+_CALL_IN_BLOB = re.compile(rb'"call":\{"encoding":"[a-z]+","blob":"(sha256:[0-9a-f]{64})"')
 
 _items = msgspec.json.Decoder(Item)
 _tasks = msgspec.json.Decoder(Task)
@@ -43,6 +43,7 @@ class Read(Struct):
     spec: int
     run_after: float | None
     start_by: float | None
+    after: tuple[bytes, ...]
 
 
 class Body(Struct):
@@ -53,14 +54,19 @@ class Body(Struct):
     is_single: bool
     batch: NewBatch | None
 
+    def named(self) -> dict[str, int]:
+        """Blobs that hold arguments: each with the index of the first task that names it."""
+        found: dict[str, int] = {}
+        for index, task in enumerate(self.tasks):
+            if (call := _CALL_IN_BLOB.match(task.payload)) is not None:
+                found.setdefault(call[1].decode(), index)
+        return found
+
 
 class Reader:
     """Reads one body for one owner."""
 
-    def __init__(
-        self, owner: int, *, default_python: str, now: float, has_blob: Callable[[str], bool]
-    ) -> None:
-        self._has_blob = has_blob
+    def __init__(self, owner: int, *, default_python: str, now: float) -> None:
         self._owner = owner
         self._default_python = default_python
         self._now = now
@@ -127,7 +133,6 @@ class Reader:
         digest = prefix.copy()
         digest.update(raw)
         payload, large, is_plain = read_arguments(call, task)
-        self._check_named(payload)
         run_after, start_by = times(task)
         return Read(
             None if call.id is None else check_id(call.id, self._now),
@@ -137,6 +142,7 @@ class Reader:
             self._spec(task, is_plain=is_plain, is_shared=task is shared),
             run_after,
             start_by,
+            awaited(task),
         )
 
     def _spec(self, task: Task, *, is_plain: bool, is_shared: bool) -> int:
@@ -153,13 +159,6 @@ class Reader:
             if is_shared:
                 self._shared[is_plain] = found
         return found
-
-    def _check_named(self, payload: bytes) -> None:
-        """Arguments in a blob must be there before the task is."""
-        if payload.startswith(b'"call"') and b'"blob"' in payload:
-            name = payload.rpartition(b'"blob":"')[2][:71].decode()
-            if not self._has_blob(name):
-                raise Invalid("there is no such blob; PUT it first", field="call.blob")
 
     def _with_blob(self, task: Task) -> Task:
         """The task with its pickled function named by digest; the pickle itself in `blobs`."""

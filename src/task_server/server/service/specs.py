@@ -17,10 +17,12 @@ from task_server.environments.requirements import (
     parse_request,
 )
 from task_server.errors import Invalid, NotSupported
+from task_server.protocol import ids
 from task_server.protocol.tasks import FunctionByValue, Retries, Task
-from task_server.store.contract import KindSpec
+from task_server.store.contract import UNTIL_READ, KindSpec
 
 MAXIMUM_TAGS = 32
+MAXIMUM_AFTER = 10_000
 
 T = TypeVar("T")
 
@@ -68,11 +70,12 @@ def make_spec(task: Task, *, owner: int, is_plain: bool, default_python: str) ->
         isolation=_given(task.isolation, "reuse"),
         tags=_tags(task),
         plain=is_plain,
+        keep=_keep(task),
     )
 
 
 def _check_supported(task: Task) -> None:
-    later = ("finish_by", "keep", "requires", "limit_keys", "after", "features")
+    later = ("finish_by", "requires", "limit_keys", "features")
     for name in later:
         if _given(getattr(task, name), None):
             raise NotSupported(f"{name} is not supported yet", field=name)
@@ -158,6 +161,33 @@ def _tags(task: Task) -> tuple[str, ...]:
         message = f"tags are at most {MAXIMUM_TAGS} texts of 1 to 200 letters"
         raise Invalid(message, field="tags")
     return tuple(tags)
+
+
+def _keep(task: Task) -> float | None:
+    keep = _given(task.keep, None)
+    if keep is None:
+        return None
+    if keep == "until_read":
+        return UNTIL_READ
+    if not isinstance(keep, float | int) or not 0 <= keep < 1e9:
+        raise Invalid('keep is a number of seconds, or "until_read"', field="keep")
+    return float(keep)
+
+
+def awaited(task: Task) -> tuple[bytes, ...]:
+    """Ids of the tasks that have to succeed before. Raises Invalid."""
+    after = _given(task.after, None)
+    if not after:
+        return ()
+    if len(after) > MAXIMUM_AFTER:
+        raise Invalid(f"after names at most {MAXIMUM_AFTER} tasks", field="after")
+    found = []
+    for text in after:
+        identifier = ids.from_text(text)
+        if identifier is None:
+            raise Invalid(f"{text[:60]!r} is not the id of a task", field="after")
+        found.append(identifier)
+    return tuple(dict.fromkeys(found))
 
 
 def times(task: Task) -> tuple[float | None, float | None]:

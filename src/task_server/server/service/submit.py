@@ -12,8 +12,8 @@ from task_server.protocol.payload import check_text
 from task_server.protocol.tasks import Estimate, NewBatch
 from task_server.server.access import Caller
 from task_server.server.service import estimate
-from task_server.server.service.arguments import call_of
-from task_server.server.service.requests import Body, Read, Reader, check_id
+from task_server.server.service.payload_blobs import blobs_needed, some_at_once, store_large
+from task_server.server.service.requests import MAXIMUM_ERRORS, Body, Read, Reader, check_id
 from task_server.server.state import State
 from task_server.store.contract import (
     Accepted,
@@ -21,6 +21,7 @@ from task_server.store.contract import (
     IdempotencyKey,
     KindSpec,
     NewTask,
+    StoredBlob,
     Submission,
 )
 
@@ -40,16 +41,34 @@ class Prepared(Struct):
     is_single: bool
 
 
-def read_body(state: State, caller: Caller, body: bytes, *, is_lines: bool) -> tuple[Body, Reader]:
+async def read_body(
+    state: State, caller: Caller, body: bytes, *, is_lines: bool
+) -> tuple[Body, Reader]:
     """Read a submit's body. Raises Malformed, Invalid, NotSupported."""
     check_text(body)
     reader = Reader(
         caller.owner,
         default_python=state.default_python,
         now=state.clock(),
-        has_blob=lambda name: state.blobs.size(name) is not None,
     )
-    return reader.read(body, is_lines=is_lines), reader
+    read = reader.read(body, is_lines=is_lines)
+    await _check_named(state, read)
+    return read, reader
+
+
+async def _check_named(state: State, read: Body) -> None:
+    """Arguments in a blob must be there before the task is."""
+    named = read.named()
+    sizes = await some_at_once(state.blobs.size, list(named))
+    missing = [index for index, size in zip(named.values(), sizes, strict=True) if size is None]
+    if not missing:
+        return
+    message = "there is no such blob; PUT it first"
+    if read.is_single:
+        raise Invalid(message, field="call.blob")
+    told = missing[:MAXIMUM_ERRORS]
+    errors = [{"index": index, "field": "call.blob", "message": message} for index in told]
+    raise Invalid(f"task {missing[0]}: {message}", errors=errors)
 
 
 async def prepare(
@@ -66,10 +85,14 @@ async def prepare(
 
     `sent` is the request's body where `body` was made from it.
     """
-    read, reader = read_body(state, caller, body, is_lines=is_lines)
-    for data in reader.blobs.values():
-        await state.blobs.put_bytes(data)
+    state.space.check_intake()
+    state.budget.check_intake()
+    began = state.clock()
+    read, reader = await read_body(state, caller, body, is_lines=is_lines)
+    await some_at_once(state.blobs.put_bytes, list(reader.blobs.values()))
     await _check_specs(state, read)
+    stored = [StoredBlob(name, len(data)) for name, data in reader.blobs.items()]
+    stored += await store_large(state, read.tasks)
     tasks = await _tasks(state, read.tasks)
     prices = [estimate.price_of(state, spec) for spec in read.specs]
     counts = [0] * len(read.specs)
@@ -86,15 +109,31 @@ async def prepare(
         batch=batch,
         into=into,
         key=None if key is None else IdempotencyKey(key, _digest(sent or body)),
+        stored=stored,
+        began=began,
     )
+    state.budget.add(len(body))
     told = await estimate.of_submit(state, read.specs, prices, counts)
     return Prepared(submission, told, read.is_single)
 
 
 async def store(state: State, prepared: Prepared) -> Result:
     """Store what was prepared; on disk when this returns."""
-    accepted = await state.store.submit(prepared.submission)
+    try:
+        accepted = await state.store.submit(prepared.submission)
+    except Invalid as error:
+        raise _told(error, is_single=prepared.is_single) from None
     return Result(accepted, prepared.estimate)
+
+
+def _told(error: Invalid, *, is_single: bool) -> Invalid:
+    """What the store found wrong with tasks, in the words of who sent one or many."""
+    if not is_single:
+        return Invalid(f"task {error.errors[0]['index']}: {error.message}", errors=error.errors)
+    errors = [
+        {name: value for name, value in each.items() if name != "index"} for each in error.errors
+    ]
+    return Invalid(error.message, errors=errors)
 
 
 def _digest(body: bytes) -> bytes:
@@ -104,17 +143,19 @@ def _digest(body: bytes) -> bytes:
 async def _tasks(state: State, read: list[Read]) -> list[NewTask]:
     """Tasks to store; ids are made where the client made none."""
     made = iter(ids.new_ids(sum(task.id is None for task in read), at=state.clock()))
-    tasks = []
-    for task in read:
-        if task.large is not None:
-            encoding, data = task.large
-            task.payload = call_of(encoding, blob=await state.blobs.put_bytes(data))
-        digest = None if task.id is None else task.digest
-        identifier = next(made) if task.id is None else task.id
-        tasks.append(
-            NewTask(identifier, digest, task.payload, task.spec, task.run_after, task.start_by)
+    return [
+        NewTask(
+            next(made) if task.id is None else task.id,
+            None if task.id is None else task.digest,
+            task.payload,
+            task.spec,
+            task.run_after,
+            task.start_by,
+            task.after,
+            blobs,
         )
-    return tasks
+        for task, blobs in zip(read, await blobs_needed(state, read), strict=True)
+    ]
 
 
 def batch_spec(asked: NewBatch, now: float, *, is_open: bool) -> BatchSpec:
@@ -149,7 +190,7 @@ async def _check_spec(state: State, spec: KindSpec) -> None:
     """What only the server's state can tell. Raises Invalid with the ways out."""
     if spec.pickle is not None:
         await _check_python(state, spec)
-        if state.blobs.size(spec.pickle) is None:
+        if await state.blobs.size(spec.pickle) is None:
             raise Invalid("there is no such blob; PUT it first", field="function.pickle")
     if spec.environment is None or state.store.knows_request(spec.request):
         return

@@ -10,11 +10,11 @@ from msgspec import Raw
 
 from task_server.environments.lock import parse_lock
 from task_server.protocol import ids
-from task_server.protocol.tasks import BatchView, Error, Resolved, TaskView
+from task_server.protocol.tasks import BatchView, Error, PastView, Resolved, TaskView
 from task_server.server.service import estimate
 from task_server.server.state import State
 from task_server.store.contract import Ended, KindSpec, Used
-from task_server.store.rows import AnswerRow, BatchRow, TaskRow
+from task_server.store.rows import AnswerRow, BatchRow, PastOutcome, TaskRow
 from task_server.store.states import Encoding
 from task_server.store.states import State as TaskState
 
@@ -85,6 +85,20 @@ async def read_versions(state: State, rows: Sequence[TaskRow]) -> None:
         found = await state.store.environment(environment or "")
         if found is not None and environment is not None:
             state.versions[environment] = parse_lock(found[1], python=found[0]).versions()
+
+
+def past_view(past: PastOutcome) -> PastView:
+    """What a task came to before a manual retry."""
+    view = PastView(
+        generation=past.generation,
+        attempt=past.attempt,
+        state=past.state.word,  # type: ignore[arg-type]  # the names of the states
+        started_at=moment(past.started_at),
+        ended_at=datetime.fromtimestamp(past.ended_at, UTC),
+    )
+    if past.encoding is Encoding.ERROR and past.outcome is not None:
+        view.error = msgspec.json.decode(past.outcome, type=Error)
+    return view
 
 
 def _phase(state: State, row: TaskRow) -> str | None:

@@ -10,9 +10,10 @@ from task_server.store.records.sql import Rows, first
 from task_server.store.rows import AnswerRow, BatchRow
 from task_server.store.states import Encoding, State
 
+_KEPT = f"(t.encoding IS NULL OR t.encoding <> {int(Encoding.PURGED)})"
 _ANSWER = (
-    "SELECT t.position, t.id, t.state, t.server, t.n, t.encoding, coalesce(t.outcome, p.data)"
-    " FROM tasks t"
+    "SELECT t.position, t.id, t.state, t.server, t.n, t.encoding, coalesce(t.outcome, p.data),"
+    " t.number FROM tasks t"
     " LEFT JOIN payloads p ON p.number = t.number AND p.part = 1 AND t.encoding IS NOT NULL"
 )
 
@@ -22,7 +23,7 @@ async def find(rows: Rows, identifier: bytes, owner: int | None) -> BatchRow | N
     row = await first(
         rows,
         "SELECT batch, id, owner, name, is_open, expected, total, succeeded, failed, cancelled,"
-        " expired FROM batch_progress WHERE id = ? AND (owner = ? OR ?)",
+        " expired, purged FROM batch_progress WHERE id = ? AND (owner = ? OR ?)",
         identifier,
         owner,
         owner is None,
@@ -37,8 +38,13 @@ async def find(rows: Rows, identifier: bytes, owner: int | None) -> BatchRow | N
         "SELECT count(*) FROM task_extras x JOIN tasks t USING (number)"
         " WHERE x.delayed_until IS NOT NULL AND t.state = 1 AND +t.batch = ?"
     )
+    pending = (
+        "SELECT count(*) FROM task_extras x JOIN tasks t USING (number)"
+        " WHERE x.pending > 0 AND t.state = 1 AND +t.batch = ?"
+    )
     ((found.running,),) = await rows.fetch(running, found.batch)
     ((found.delayed,),) = await rows.fetch(delayed, found.batch)
+    found.delayed += (await rows.fetch(pending, found.batch))[0][0]
     return found
 
 
@@ -56,7 +62,7 @@ async def kinds(rows: Rows, batch: int) -> list[tuple[Kind, int]]:
 async def answers_in_order(rows: Rows, batch: int, start: int, limit: int) -> list[AnswerRow]:
     """Members of a batch that have ended, from position `start` on, by position."""
     found = await rows.fetch(
-        f"{_ANSWER} WHERE t.batch = ? AND t.position >= ? AND t.n IS NOT NULL"
+        f"{_ANSWER} WHERE t.batch = ? AND t.position >= ? AND t.n IS NOT NULL AND {_KEPT}"
         " ORDER BY t.position LIMIT ?",
         batch,
         start,
@@ -77,7 +83,8 @@ async def answers_as_ended(
     found: list[AnswerRow] = []
     for (server,) in servers:
         some = await rows.fetch(
-            f"{_ANSWER} WHERE t.batch = ? AND t.server = ? AND t.n > ? ORDER BY t.n LIMIT ?",
+            f"{_ANSWER} WHERE t.batch = ? AND t.server = ? AND t.n > ? AND {_KEPT}"
+            " ORDER BY t.n LIMIT ?",
             batch,
             server,
             after.get(server, 0),
@@ -89,7 +96,19 @@ async def answers_as_ended(
     return found
 
 
+async def next_position(rows: Rows, batch: int, start: int) -> int | None:
+    """The first position from `start` on whose task is there still, ended or not."""
+    row = await first(
+        rows,
+        f"SELECT t.position FROM tasks t WHERE t.batch = ? AND t.position >= ? AND {_KEPT}"
+        " ORDER BY t.position LIMIT 1",
+        batch,
+        start,
+    )
+    return None if row is None else int(row[0])
+
+
 def _answer(row: tuple[Any, ...]) -> AnswerRow:
-    position, identifier, state, server, n, encoding, outcome = row
+    position, identifier, state, server, n, encoding, outcome, number = row
     known = None if encoding is None else Encoding(encoding)
-    return AnswerRow(position, identifier, State(state), server, n, known, outcome)
+    return AnswerRow(position, identifier, State(state), server, n, known, outcome, number)

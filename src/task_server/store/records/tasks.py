@@ -14,7 +14,8 @@ from task_server.store.states import Encoding, State
 _TASK = (
     "SELECT t.number, t.id, b.id, k.spec, t.state, t.submitted_at, t.predicted, t.predicted_high,"
     " t.attempt, coalesce(x.generation, 0), w.name, t.started_at, t.ended_at, t.encoding,"
-    " coalesce(t.outcome, p.data), t.usage, r.environment, r.state"
+    " coalesce(t.outcome, p.data), t.usage, r.environment, r.state,"
+    " coalesce(x.pending, 0)"
     " FROM tasks t JOIN kinds k USING (kind) JOIN lanes l ON l.lane = t.lane"
     " JOIN environment_requests r USING (request)"
     " LEFT JOIN batches b ON b.batch = t.batch LEFT JOIN task_extras x ON x.number = t.number"
@@ -23,10 +24,17 @@ _TASK = (
 )
 
 
+_KEPT = f"(t.encoding IS NULL OR t.encoding <> {int(Encoding.PURGED)})"
+
+
 async def find(rows: Rows, identifier: bytes, owner: int | None) -> TaskRow | None:
     """The task, if this owner (None: anybody) may see it."""
     row = await first(
-        rows, f"{_TASK} WHERE t.id = ? AND (k.owner = ? OR ?)", identifier, owner, owner is None
+        rows,
+        f"{_TASK} WHERE t.id = ? AND {_KEPT} AND (k.owner = ? OR ?)",
+        identifier,
+        owner,
+        owner is None,
     )
     return None if row is None else _task(row)
 
@@ -52,7 +60,7 @@ async def _conditions(rows: Rows, wanted: TaskFilter) -> tuple[list[str], list[o
     if wanted.function is not None or wanted.tag is not None:
         kinds = await _kinds(rows, wanted)
         where.append(f"t.kind IN ({', '.join(map(str, kinds)) or 'NULL'})")
-    return where or ["1 = 1"], values
+    return [*where, _KEPT], values
 
 
 async def _kinds(rows: Rows, wanted: TaskFilter) -> list[int]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from task_server.store import transitions
+from task_server.store.records import history
+from task_server.store.records.sql import finish_now
 from task_server.store.sqlite.change import (
     FullRow,
     LostUpdate,
@@ -15,6 +17,7 @@ from task_server.store.sqlite.change import (
     read_rows,
 )
 from task_server.store.sqlite.group import Group
+from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.states import State
 from task_server.store.transitions import Change
 
@@ -25,8 +28,8 @@ LIMIT = 10_000
 def cancel(group: Group, owner: int | None, task: bytes) -> int:
     """End a task that is not terminal; the status to tell."""
     row = _own(group, owner, task)
-    if row is None:
-        return 404
+    if row is None or row.is_purged:
+        return 404 if row is None else 410
     verdict = transitions.cancel(row.state)
     if verdict.change is not None:
         _cancel(group, [row], verdict.change)
@@ -65,8 +68,8 @@ def _cancel(group: Group, rows: Sequence[FullRow], change: Change) -> None:
 def retry(group: Group, owner: int | None, task: bytes) -> int:
     """Begin a new generation; the status to tell."""
     row = _own(group, owner, task)
-    if row is None:
-        return 404
+    if row is None or row.is_purged:
+        return 404 if row is None else 410
     verdict = transitions.retry(row.state)
     if verdict.change is None:
         return verdict.status
@@ -89,9 +92,10 @@ def _stop(group: Group, row: FullRow) -> None:
 
 
 def _begin_generation(group: Group, row: FullRow) -> None:
+    finish_now(history.keep(SqliteRows(group.connection), row.number))
     cursor = group.connection.execute(
         "UPDATE tasks SET state = 0, secret = NULL, outcome = NULL, encoding = NULL, usage = NULL,"
-        " n = NULL, ended_at = NULL, ready_at = ?, due_at = ?"
+        " n = NULL, ended_at = NULL, first_read = NULL, ready_at = ?, due_at = ?"
         # The state it was read in must still hold; attempt never falls, also across generations.
         " WHERE number = ? AND state = ? AND attempt = ?",
         (group.now, group.now, row.number, int(row.state), row.attempt),
@@ -99,9 +103,7 @@ def _begin_generation(group: Group, row: FullRow) -> None:
     if cursor.rowcount != 1:
         raise LostUpdate(f"task {row.number} is not {row.state.word}, attempt {row.attempt}")
     # Its place among the finished is not given again: whoever reads them has passed it.
-    group.connection.execute(
-        "INSERT OR REPLACE INTO meta (name, value) VALUES ('next_n', ?)", (group.memory.next_n,)
-    )
+    group.keep_places()
     group.connection.execute("DELETE FROM payloads WHERE number = ? AND part = 1", (row.number,))
     group.connection.execute(
         "INSERT INTO task_extras (number, generation) VALUES (?, 1) ON CONFLICT (number) DO UPDATE"

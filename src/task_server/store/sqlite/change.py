@@ -9,19 +9,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from task_server.protocol.tasks import Error
 from task_server.store import transitions
 from task_server.store.contract import AttemptReport, Ended, Kind, LeaseKey
-from task_server.store.sqlite.group import Group, outcome_columns
+from task_server.store.outcomes import in_row, outcome_of
+from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import SERVER, Queued
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Change
-
-LOST = {
-    "lost": "the worker or its runner was lost each time the task was started",
-    "environment": "no worker could build the environment",
-}
 
 
 class FullRow(Struct):
@@ -51,6 +46,11 @@ class FullRow(Struct):
     undelivered: int
     releases: int
     unstarted: int
+
+    @property
+    def is_purged(self) -> bool:
+        """Arguments and outcome are no longer kept."""
+        return self.encoding is Encoding.PURGED
 
     @property
     def lease(self) -> LeaseKey | None:
@@ -181,13 +181,13 @@ def end_tasks(
     group: Group, rows: Sequence[FullRow], change: Change, *, report: AttemptReport | None = None
 ) -> None:
     """End tasks, all in the same way. Every attempt that ran has been ended before."""
-    encoding, outcome = _outcome(change, report)
+    encoding, outcome = outcome_of(change, report)
     usage = msgspec.msgpack.encode(report.used) if report and report.used else None
-    inline = outcome_columns(outcome)
+    inline = in_row(outcome)
     ending = (int(change.state), inline, None if encoding is None else int(encoding), usage)
     first_n = group.memory.next_n
     values = [
-        (row.number, int(row.state), row.attempt, *ending, n, group.now)
+        (row.number, int(row.state), row.attempt, *ending, n, _ended_at(group, row))
         for n, row in enumerate(rows, first_n)
     ]
     if write_many(group.connection, _END, values) != len(rows):
@@ -201,6 +201,11 @@ def end_tasks(
         group.ended.append(_ended(row, change.state, n, encoding, outcome))
 
 
+def _ended_at(group: Group, row: FullRow) -> float:
+    """Not before it came or began, though the clock may have been set back."""
+    return max(group.now, row.submitted_at, row.started_at or 0.0)
+
+
 def _ended(
     row: FullRow, state: State, n: int, encoding: Encoding | None, outcome: bytes | None
 ) -> Ended:
@@ -211,15 +216,6 @@ def _ended(
     )
 
 
-def _outcome(change: Change, report: AttemptReport | None) -> tuple[Encoding | None, bytes | None]:
-    if report is not None and (report.answer or change.state is State.SUCCEEDED):
-        return report.encoding, report.answer
-    if change.state is not State.FAILED:
-        return None, None
-    error = Error(kind=change.kind, type=change.kind, message=LOST[change.kind])  # type: ignore[arg-type]  # lost or environment
-    return Encoding.ERROR, msgspec.json.encode(error)
-
-
 def _leave_queue(group: Group, rows: Sequence[FullRow]) -> None:
     waiting = [row for row in rows if row.state in (State.QUEUED, State.DELAYED)]
     for kind, count in Counter(row.kind.number for row in waiting).items():
@@ -228,10 +224,16 @@ def _leave_queue(group: Group, rows: Sequence[FullRow]) -> None:
         group.memory.lanes[row.kind.lane].window.remove((row.due_at, row.tie, row.number))
     write_many(
         group.connection,
-        "UPDATE task_extras SET delayed_until = NULL, start_by = NULL, leased_until = NULL"
-        " FROM (VALUES {rows}) AS w WHERE task_extras.number = w.column1",
+        "UPDATE task_extras SET delayed_until = NULL, start_by = NULL, leased_until = NULL,"
+        " pending = 0 FROM (VALUES {rows}) AS w WHERE task_extras.number = w.column1",
         [(row.number,) for row in rows],
     )
+    if group.memory.awaited:
+        write_many(
+            group.connection,
+            "DELETE FROM dependencies WHERE task IN (VALUES {rows})",
+            [(row.number,) for row in waiting],
+        )
 
 
 def _wait(group: Group, row: FullRow, change: Change) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from hashlib import blake2b
-
 import msgspec
 from msgspec import Struct
 
 from task_server.store import transitions
 from task_server.store.contract import AttemptReport, Decided, Ended, LeaseKey, Used
+from task_server.store.outcomes import digest_of, in_row, plausible
+from task_server.store.sqlite.blobs import keep_reported, lacks_blob
 from task_server.store.sqlite.change import (
     FullRow,
     LostUpdate,
@@ -17,10 +17,10 @@ from task_server.store.sqlite.change import (
     settle,
     write_change,
 )
-from task_server.store.sqlite.group import Group, outcome_columns
+from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import write_many
 from task_server.store.sqlite.memory import SERVER, Running, Session
-from task_server.store.states import Encoding, State
+from task_server.store.states import State
 from task_server.store.transitions import Change, Issued
 
 _END = (
@@ -42,11 +42,6 @@ class Attempt(Struct):
     any_issued: bool
 
 
-def digest_of(encoding: Encoding, answer: bytes) -> bytes:
-    """What tells one outcome from another."""
-    return blake2b(bytes([encoding]) + answer, digest_size=16).digest()
-
-
 def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> list[Decided]:
     """Decide each report; of several for one lease the first that ends its task counts."""
     held: dict[int, tuple[AttemptReport, Running]] = {}
@@ -54,7 +49,7 @@ def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> 
         if report.used is not None:
             report.used = plausible(report.used)
         running = _held_to_its_end(session, report)
-        if running is not None:
+        if running is not None and not lacks_blob(group, report):
             held[index] = (report, running)
             del session.leases[running.number]
     if held:
@@ -63,17 +58,6 @@ def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> 
         Decided(200) if index in held else _decide(group, session, report)
         for index, report in enumerate(reports)
     ]
-
-
-def plausible(used: Used) -> Used:
-    """What a worker measured, nothing where that cannot be: one NaN would spoil a sum for ever."""
-    durations = (used.run_seconds, used.install_seconds, used.import_seconds, used.cpu_seconds)
-    is_plausible = all(0.0 <= seconds < 1e9 for seconds in durations)
-    return (
-        used
-        if is_plausible and 0 <= used.peak_bytes < 2**60
-        else Used(resolved=used.resolved, worker=used.worker)
-    )
 
 
 def _held_to_its_end(session: Session, report: AttemptReport) -> Running | None:
@@ -96,11 +80,11 @@ def _end_held(group: Group, held: list[tuple[AttemptReport, Running]]) -> None:
             running.attempt,
             running.secret,
             int(State.SUCCEEDED if report.outcome == "succeeded" else State.FAILED),
-            outcome_columns(report.answer),
+            in_row(report.answer),
             int(report.encoding),
             msgspec.msgpack.encode(report.used) if report.used else None,
             n,
-            group.now,
+            max(group.now, running.started_at),  # the clock may have been set back
         )
         for n, (report, running) in enumerate(held, first_n)
     ]
@@ -109,6 +93,7 @@ def _end_held(group: Group, held: list[tuple[AttemptReport, Running]]) -> None:
     group.memory.next_n = first_n + len(held)
     for n, (report, running) in enumerate(held, first_n):
         _count_end(group, report, running, n)
+        keep_reported(group, running.number, report)
     group.write_outcomes([(running.number, report.answer) for report, running in held])
     group.write_logs(
         [(running.number, running.attempt, report.log) for report, running in held if report.log]
@@ -151,6 +136,8 @@ def _decide(group: Group, session: Session, report: AttemptReport) -> Decided:
     attempt = _attempt(group, session, report)
     if report.outcome in ("crashed", "released"):
         return _give_up(group, session, report, attempt)
+    if attempt.row is not None and attempt.row.is_purged:
+        return Decided(410)
     digest = digest_of(report.encoding, report.answer)
     verdict = transitions.answer(
         attempt.row.as_row() if attempt.row else None,
@@ -163,6 +150,8 @@ def _decide(group: Group, session: Session, report: AttemptReport) -> Decided:
         jitter=group.jitter(),
     )
     if verdict.change is not None:
+        if lacks_blob(group, report):
+            return Decided(422)
         assert attempt.row is not None and attempt.lease is not None and attempt.issued is not None
         _write_answer(group, attempt.row, attempt.lease, attempt.issued, report, verdict.change)
     return Decided(verdict.status, verdict.duplicate)
@@ -200,6 +189,7 @@ def _write_answer(
         settle(group, row, seconds=used.run_seconds)
     if report.log:
         group.write_logs([(row.number, lease.attempt, report.log)])
+    keep_reported(group, row.number, report)
     write_change(group, row, change, report=report)
 
 
@@ -242,8 +232,8 @@ def _mark_broken(group: Group, session: Session, row: FullRow) -> None:
 
 def _attempt(group: Group, session: Session, report: AttemptReport) -> Attempt:
     row = _row_of(group, report)
-    if row is None:
-        return Attempt(None, None, None, any_issued=False)
+    if row is None or row.is_purged:
+        return Attempt(row, None, None, any_issued=False)
     mine = _issued_to(group, row, session.worker)
     lease = report.lease
     if lease is None and mine:

@@ -14,6 +14,7 @@ from task_server.scheduling.lanes import WINDOW, Lane
 from task_server.scheduling.statistics import Statistics
 from task_server.store.contract import Ended, ExchangeResult, Kind, Used
 from task_server.store.group_commit import Operation
+from task_server.store.outcomes import INLINE_BYTES
 from task_server.store.sqlite.many import write_many
 from task_server.store.sqlite.memory import (
     FAILED_REQUEST,
@@ -27,8 +28,6 @@ from task_server.store.sqlite.memory import (
 from task_server.store.states import State
 from task_server.store.transitions import Policy
 
-INLINE_BYTES = 1024
-"""Payloads up to this size lie in the task's row; rows that are updated stay small."""
 _TASK_COLUMNS = (
     "number, id, digest, kind, batch, position, lane, state, submitted_at, ready_at, due_at, tie,"
     " predicted, predicted_high, attempt, session, reply, secret, started_at, payload"
@@ -70,6 +69,10 @@ class Group:
         self.batches: dict[int, BatchChange] = defaultdict(BatchChange)
         self.statistics: set[Statistics] = set()
         self.loads: set[int] = set()
+        self.stored: dict[int, int] = defaultdict(int)
+        """Rows inserted, by kind."""
+        self.followed = 0
+        """How many of those that ended were looked at for tasks that wait for them."""
         self.settled: list[Operation[ExchangeResult]] = []
         self.tell: list[Session] = []
         """Sessions with news: their parked exchange ends with this group."""
@@ -213,6 +216,13 @@ class Group:
             payload=payload,
         )
 
+    def keep_places(self) -> None:
+        """Rows go: numbers and places that they had are not given again after a restart."""
+        self.connection.execute(
+            "INSERT OR REPLACE INTO meta (name, value) VALUES ('next_n', ?), ('next_number', ?)",
+            (self.memory.next_n, self.memory.next_number),
+        )
+
     # ---- counting
 
     def count_end(self, batch: int | None, state: State) -> None:
@@ -270,12 +280,13 @@ class Group:
         if self.statistics:
             self._write_statistics()
         if self.loads:
-            load = self.memory.load
+            load, stored = self.memory.load, self.stored
             write_many(
                 self.connection,
-                "INSERT INTO kind_load (kind, server, queued) VALUES {rows}"
-                " ON CONFLICT (kind, server) DO UPDATE SET queued = excluded.queued",
-                [(kind, SERVER, load[kind]) for kind in self.loads],
+                "INSERT INTO kind_load (kind, server, queued, stored) VALUES {rows}"
+                " ON CONFLICT (kind, server) DO UPDATE SET queued = excluded.queued,"
+                " stored = stored + excluded.stored",
+                [(kind, SERVER, load[kind], stored.get(kind, 0)) for kind in self.loads],
             )
             for kind in self.loads:
                 if load[kind] == 0:
@@ -315,11 +326,6 @@ class Group:
                 for each in self.statistics
             ],
         )
-
-
-def outcome_columns(outcome: bytes | None) -> bytes | None:
-    """The outcome as it lies in the row; None when it goes to the payloads."""
-    return outcome if outcome is None or len(outcome) <= INLINE_BYTES else None
 
 
 def secrets(count: int) -> list[bytes]:

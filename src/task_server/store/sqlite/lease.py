@@ -98,7 +98,7 @@ def _take(group: Group, taken: list[Taken]) -> None:
                 waiter.session.row,
                 waiter.session.number,
                 secret,
-                group.now,
+                max(group.now, task.submitted_at),  # the clock may have been set back
             )
             for task, waiter, secret in stored
         ]
@@ -149,7 +149,7 @@ def _running(group: Group, task: Queued, reply: int, secret: bytes) -> Running:
         batch=task.batch,
         position=task.position,
         submitted_at=task.submitted_at,
-        started_at=group.now,
+        started_at=max(group.now, task.submitted_at),
         reply=reply,
         predicted=task.predicted,
         is_short=high is not None,

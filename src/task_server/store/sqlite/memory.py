@@ -181,6 +181,12 @@ class Memory:
         """Queued and delayed tasks of each kind."""
         self.broken: dict[tuple[int, str], float] = {}
         """(worker, environment) -> until when it is not offered there."""
+        self.awaited: set[int] = set()
+        """Tasks that others wait for."""
+        self.unfollowed: set[int] = set()
+        """Those of them that have ended, while others wait still."""
+        self.has_tombstones = False
+        """Ids of deleted tasks have to be looked for in what is submitted."""
         self.next_number = 1
         self.next_n = 1
         self._read()
@@ -189,10 +195,12 @@ class Memory:
 
     def _read(self) -> None:
         one = self.connection.execute
-        self.next_number = (one("SELECT max(number) FROM tasks").fetchone()[0] or 0) + 1
-        kept = one("SELECT value FROM meta WHERE name = 'next_n'").fetchone()
+        # What was given before is not given again, though its row may be gone.
+        kept = dict(one("SELECT name, value FROM meta WHERE name IN ('next_n', 'next_number')"))
+        highest = one("SELECT max(number) FROM tasks").fetchone()[0] or 0
+        self.next_number = max(highest + 1, kept.get("next_number", 1))
         highest = one("SELECT max(n) FROM tasks WHERE n IS NOT NULL").fetchone()[0] or 0
-        self.next_n = max(highest + 1, kept[0] if kept else 1)
+        self.next_n = max(highest + 1, kept.get("next_n", 1))
         self._read_requests()
         self._read_functions()
         for row in one("SELECT lane, owner, priority, python, plain, sandbox, request FROM lanes"):
@@ -203,6 +211,7 @@ class Memory:
         for kind in self.load:  # what waits is priced by kind, without asking the database
             self.kind_numbered(kind)
         self._read_active()
+        (self.has_tombstones,) = one("SELECT EXISTS (SELECT 1 FROM tombstones)").fetchone()
         self.broken = {
             (worker, environment): until
             for worker, environment, until in one(
@@ -366,8 +375,14 @@ class Memory:
         lane = self.lane(spec, request)
         function = self.function(spec.function_key).function
         cursor = self.connection.execute(
-            "INSERT INTO kinds (digest, owner, function, lane, spec) VALUES (?, ?, ?, ?, ?)",
-            (digest, spec.owner, function, lane.number, data),
+            "INSERT INTO kinds (digest, owner, function, lane, spec, keep, pickle)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (digest, spec.owner, function, lane.number, data, spec.keep, spec.pickle),
+        )
+        self.connection.execute(
+            "UPDATE functions SET unused_since = NULL"
+            " WHERE function = ? AND unused_since IS NOT NULL",
+            (function,),
         )
         return Kind(
             int(cursor.lastrowid or 0), spec, function, lane.number, frozenset(spec.retry_on)

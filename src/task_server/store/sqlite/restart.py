@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
+from task_server.scheduling.lanes import Window
 from task_server.store.contract import Dealt, WorkerFacts
+from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.memory import Memory, Running, Session
+from task_server.store.transitions import Policy
+
+LONGEST_BACKOFF = 3600.0
+"""Seconds; a retry waits no longer (`transitions.retry_wait`)."""
+LONGEST_LOCK_WAIT = 60.0
 
 
 def restore_sessions(memory: Memory, *, now: float, lease_seconds: float) -> None:
@@ -20,18 +27,83 @@ def restore_sessions(memory: Memory, *, now: float, lease_seconds: float) -> Non
 
 
 def extend_leases(memory: Memory, *, now: float, lease_seconds: float) -> None:
-    """Every lease lasts at least a full term from `now`."""
-    until = now + lease_seconds
+    """A server starts: every lease lasts at least a full term from `now`.
+
+    The clock may have been set back meanwhile: no moment lies further ahead than it can.
+    """
+    _bring_back(memory, now=now)
+    _extend_plain(memory, until=now + lease_seconds)
+
+
+def follow_clock(group: Group, *, by: float) -> None:
+    """The clock was set by so many seconds while this server runs."""
+    memory, until = group.memory, group.now + group.lease_seconds
+    group.begin()
+    group.write_fresh()
     _extend_sessions(memory, until=until)
+    if by > 0:
+        memory.connection.execute(
+            "UPDATE task_extras SET leased_until = leased_until + ? WHERE leased_until IS NOT NULL"
+            # A lease that was given since the clock was set goes by the new time already.
+            " AND number IN (SELECT number FROM tasks WHERE state = 2 AND started_at < ?)",
+            (by, group.now - by / 2),
+        )
+    else:
+        memory.connection.execute(
+            "UPDATE task_extras SET delayed_until = delayed_until + ? WHERE delayed_until > ?"
+            # A task's own time is a moment that its owner named.
+            " AND delayed_until IS NOT run_after",
+            (by, group.now),
+        )
+    _bring_back(memory, now=group.now)
+    _extend_plain(memory, until=until)
+
+
+def _extend_sessions(memory: Memory, *, until: float) -> None:
+    for session in memory.sessions_by_row.values():
+        session.alive_until = until
+        session.is_dirty = True
+
+
+def _extend_plain(memory: Memory, *, until: float) -> None:
     memory.connection.execute(
         "UPDATE task_extras SET leased_until = ? WHERE leased_until < ?", (until, until)
     )
 
 
-def _extend_sessions(memory: Memory, *, until: float) -> None:
-    for session in memory.sessions_by_row.values():
-        session.alive_until = max(session.alive_until, until)
-        session.is_dirty = True
+def _bring_back(memory: Memory, *, now: float) -> None:
+    """Moments that lie further ahead than they can come from before the clock was set back."""
+    one = memory.connection.execute
+    one(
+        "UPDATE task_extras SET leased_until = ? + leased_until - t.started_at FROM tasks t"
+        " WHERE leased_until IS NOT NULL AND t.number = task_extras.number AND t.state = 2"
+        " AND t.started_at > ?",
+        (now, now),
+    )
+    one(
+        "UPDATE task_extras SET delayed_until = ? WHERE delayed_until > ?"
+        " AND delayed_until IS NOT run_after",
+        (now + LONGEST_BACKOFF, now + LONGEST_BACKOFF),
+    )
+    one(
+        "UPDATE environment_requests SET try_at = ? WHERE state = 0 AND try_at > ?",
+        (now, now + LONGEST_LOCK_WAIT),
+    )
+    longest = now + Policy().exclusion_seconds
+    memory.broken = {pair: min(until, longest) for pair, until in memory.broken.items()}
+    _bring_back_queue(memory, now=now)
+
+
+def _bring_back_queue(memory: Memory, *, now: float) -> None:
+    """What waited before the clock was set back stays ahead of what comes now."""
+    changed = memory.connection.execute(
+        "UPDATE tasks SET due_at = due_at - (ready_at - ?), ready_at = ?"
+        " WHERE state = 0 AND lane IN (SELECT lane FROM lanes) AND due_at > ? AND ready_at > ?",
+        (now, now, now, now),
+    )
+    if changed.rowcount:
+        for lane in memory.lanes.values():
+            lane.window = Window(is_complete=lane.number not in memory.active)
 
 
 def _read_sessions(memory: Memory) -> None:

@@ -9,10 +9,11 @@ import random
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from task_server.errors import RequestError, Unavailable
 from task_server.store.contract import (
@@ -27,48 +28,47 @@ from task_server.store.contract import (
     JoinRequest,
     Submission,
 )
-from task_server.store.group_commit import GroupCommit, Operation, answer_all
+from task_server.store.group_commit import GroupCommit, Operation
 from task_server.store.reading import Reads
 from task_server.store.records.sql import Work, finish_now
+from task_server.store.rows import DatabaseHealth
 from task_server.store.sqlite import cancel as cancels
 from task_server.store.sqlite import submit as submits
 from task_server.store.sqlite import sweep as sweeps
 from task_server.store.sqlite.connection import (
+    explained,
     hold_lock,
-    is_fatal,
     open_reader,
     open_writer,
-    unusable,
 )
 from task_server.store.sqlite.finish import report_all
 from task_server.store.sqlite.group import Group
-from task_server.store.sqlite.lease import deal_to_parked, write_queued
-from task_server.store.sqlite.memory import Memory
-from task_server.store.sqlite.restart import extend_leases, restore_sessions
+from task_server.store.sqlite.groups import BROKEN, Groups
+from task_server.store.sqlite.log_bound import LogBound
+from task_server.store.sqlite.migrate import newest_version, version_of
+from task_server.store.sqlite.restart import extend_leases, follow_clock
+from task_server.store.sqlite.restored import begin_anew, is_restored
 from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.sqlite.sessions import (
     exchange,
     join,
     plain_lease,
     plain_session,
-    unpark,
-    unpark_session,
 )
 from task_server.store.sqlite.snapshots import Snapshots
+from task_server.store.sqlite.upkeep import Upkeep
 from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-BROKEN = "the database cannot be written; the server is about to restart"
-UNDONE = "the database did not take it; trying again is safe"
 SWITCH_SECONDS = 0.0002
 """How soon threads take turns. The default of 5 ms made each of the writer's statements wait that
 long beside a busy event loop."""
 
 
-class SqliteStore(Snapshots, Reads):
+class SqliteStore(Groups, Snapshots, Upkeep, Reads):
     """One file, one writer thread with group commit, a few readers."""
 
     def __init__(
@@ -86,26 +86,20 @@ class SqliteStore(Snapshots, Reads):
         self.lease_seconds = lease_seconds
         self.on_ended: Callable[[Sequence[Ended]], None] = lambda ended: None
         self.on_new_requests: Callable[[], None] = lambda: None
+        self.on_full: Callable[[], bool] = lambda: False
+        self.on_changed: Callable[[Collection[int]], None] = lambda batches: None
+        self.watched: Callable[[], tuple[Collection[bytes], Collection[int]]] = lambda: ((), ())
         self._on_broken = on_broken or (lambda: None)
         """Called on the event loop when the file can no longer be written."""
         self._clock = clock
         self._jitter = jitter
-        self._is_broken = False
-        self._lock = hold_lock(path)
-        try:
-            self._connection = open_writer(path)
-        except BaseException:
-            os.close(self._lock)
-            raise
-        try:
-            self._load()
-            extend_leases(self.memory, now=clock(), lease_seconds=lease_seconds)
-        except BaseException as error:
-            self._connection.close()
-            os.close(self._lock)
-            if isinstance(error, sqlite3.DatabaseError):
-                raise unusable(path, error) from error
-            raise
+        with ExitStack() as undo, explained(path):
+            self._lock = hold_lock(path)
+            undo.callback(os.close, self._lock)
+            self._connection = open_writer(path, holds_lock=True)
+            undo.callback(self._connection.close)
+            self._begin()
+            undo.pop_all()
         sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
         self._commits = GroupCommit(self._run, name="store-writer")
@@ -113,10 +107,16 @@ class SqliteStore(Snapshots, Reads):
         self._reading: list[sqlite3.Connection] = []
         self._reader = threading.local()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-reader")
+        self._log_bound = LogBound(self._connection, path)
 
-    def _load(self) -> None:
-        self.memory = Memory(self._connection)
-        restore_sessions(self.memory, now=self._clock(), lease_seconds=self.lease_seconds)
+    def _begin(self) -> None:
+        self._load()
+        if is_restored(self._connection):
+            group = self._new_group()
+            begin_anew(group)
+            self._commit(group, [])
+            self._load()
+        extend_leases(self.memory, now=self._clock(), lease_seconds=self.lease_seconds)
 
     async def close(self) -> None:
         """Write what waits, end parked requests, and let go of the file."""
@@ -140,12 +140,14 @@ class SqliteStore(Snapshots, Reads):
     async def submit(self, submission: Submission) -> Accepted:
         """See `Store.submit`."""
         return await self._do(
-            lambda group: submits.submit(group, submission), rows=len(submission.tasks)
+            lambda group: submits.submit(group, submission),
+            rows=len(submission.tasks),
+            is_intake=True,
         )
 
     async def open_batch(self, owner: int, batch: BatchSpec) -> Accepted:
         """See `Store.open_batch`."""
-        return await self._do(lambda group: submits.open_batch(group, owner, batch))
+        return await self._do(lambda group: submits.open_batch(group, owner, batch), is_intake=True)
 
     async def close_batch(self, owner: int | None, batch: bytes) -> bool:
         """See `Store.close_batch`."""
@@ -205,13 +207,9 @@ class SqliteStore(Snapshots, Reads):
         while await self._do(sweeps.sweep):
             pass
 
-    async def extend_leases(self) -> None:
-        """Give every lease a full new term: the clock was set."""
-        await self._do(
-            lambda group: extend_leases(
-                self.memory, now=group.now, lease_seconds=self.lease_seconds
-            )
-        )
+    async def extend_leases(self, *, by: float = 0.0) -> None:
+        """See `Store.extend_leases`."""
+        await self._do(lambda group: follow_clock(group, by=by))
 
     async def locked(self, text: str, *, environment: str, python: str, lock: str) -> None:
         """An environment request has its lock."""
@@ -243,6 +241,22 @@ class SqliteStore(Snapshots, Reads):
 
         return await self._do(in_group)
 
+    async def health(self) -> DatabaseHealth:
+        """See `Store.health`."""
+
+        async def nothing(rows: object) -> None: ...
+
+        health = DatabaseHealth("sqlite", False, 0, newest_version())
+        try:
+            health.version = await self._loop.run_in_executor(
+                self._readers, lambda: version_of(self._lent())
+            )
+            await self.write(nothing)
+            health.is_writable = True
+        except (sqlite3.Error, Unavailable) as error:
+            log.warning("the database does not do its work: %s", error)
+        return health
+
     async def read(self, work: Work[T]) -> T:
         """Read what is committed, off the event loop."""
         return await self._loop.run_in_executor(self._readers, self._with_reader, work)
@@ -252,11 +266,15 @@ class SqliteStore(Snapshots, Reads):
         return self._with_reader(work)
 
     def _with_reader(self, work: Work[T]) -> T:
+        return finish_now(work(SqliteRows(self._lent())))
+
+    def _lent(self) -> sqlite3.Connection:
+        """This thread's connection."""
         connection: sqlite3.Connection | None = getattr(self._reader, "connection", None)
         if connection is None:
             connection = self._reader.connection = open_reader(self.path)
             self._reading.append(connection)
-        return finish_now(work(SqliteRows(connection)))
+        return connection
 
     def release_parked(self) -> None:
         """Answer everybody who is parked, without tasks: the server stops."""
@@ -265,11 +283,11 @@ class SqliteStore(Snapshots, Reads):
 
     # ---- groups
 
-    async def _do(self, work: Callable[[Group], T], *, rows: int = 1) -> T:
+    async def _do(self, work: Callable[[Group], T], *, rows: int = 1, is_intake: bool = False) -> T:
         def settle(operation: Operation[T]) -> None:
             operation.settle(work(self._group))
 
-        return await self._put(Operation(settle, rows=rows))
+        return await self._put(Operation(settle, rows=rows, is_intake=is_intake))
 
     def _put(self, operation: Operation[T]) -> asyncio.Future[T]:
         if self._is_broken:
@@ -300,87 +318,3 @@ class SqliteStore(Snapshots, Reads):
 
         if not self._commits.is_closed:
             self._commits.put(Operation(work, rows=0))
-
-    def _run(self, operations: list[Operation[Any]]) -> None:
-        """Do a group; after a fault each operation alone, so that only the culprit fails."""
-        error = self._try(operations)
-        if error is None:
-            return
-        if len(operations) == 1 or self._is_broken or isinstance(error, sqlite3.OperationalError):
-            self._fail(operations)
-            return
-        for operation in operations:
-            operation.reset()
-            if self._try([operation]) is not None:
-                self._fail([operation])
-
-    def _try(self, operations: list[Operation[Any]]) -> Exception | None:
-        """Do a group and tell its callers; or undo it, and tell none of them."""
-        if self._is_broken:
-            return Unavailable(BROKEN)
-        group = self._group = Group(
-            self._connection,
-            self.memory,
-            now=self._clock(),
-            policy=self.policy,
-            lease_seconds=self.lease_seconds,
-            jitter=self._jitter,
-        )
-        try:
-            self._commit(group, operations)
-        except Exception as error:
-            log.exception("a group of %d operations failed", len(operations))
-            self._undo(group, operations, error)
-            return error
-        self._tell([*operations, *group.settled], group)
-        return None
-
-    def _commit(self, group: Group, operations: list[Operation[Any]]) -> None:
-        if any(operation.rows for operation in operations):
-            group.begin()
-        for operation in operations:
-            try:
-                operation.work(operation)
-            except RequestError as error:  # told before anything was written
-                operation.fail(error)
-        for waiter in [*deal_to_parked(group), *group.ending]:
-            unpark(group, waiter)
-        for session in group.tell:
-            unpark_session(group, session)
-        write_queued(group)
-        group.write_counts()
-        if self._connection.in_transaction:
-            self._connection.execute("COMMIT")
-
-    def _undo(self, group: Group, operations: list[Operation[Any]], error: Exception) -> None:
-        """Be as if the group had not been: read the memory again, have the parked ask again."""
-        parked = {*self.memory.parked, *group.settled}
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self._load()
-            self._is_broken = is_fatal(error)
-        except Exception:
-            log.exception("the database cannot be read again")
-            self._is_broken = True
-        if self._is_broken:
-            self._loop.call_soon_threadsafe(self._on_broken)
-        self._fail(list(parked.difference(operations)))
-
-    def _fail(self, operations: list[Operation[Any]]) -> None:
-        for operation in operations:
-            operation.fail(Unavailable(BROKEN if self._is_broken else UNDONE))
-        self._tell(operations, None)
-
-    def _tell(self, operations: list[Operation[Any]], group: Group | None) -> None:
-        done = [operation for operation in dict.fromkeys(operations) if operation.is_done]
-        self._loop.call_soon_threadsafe(self._publish, done, group)
-
-    def _publish(self, done: list[Operation[Any]], group: Group | None) -> None:
-        try:
-            if group is not None and group.ended:
-                self.on_ended(group.ended)  # whoever waits for an answer, before the workers
-        finally:
-            answer_all(done)
-        if group is not None and group.has_new_requests:
-            self.on_new_requests()

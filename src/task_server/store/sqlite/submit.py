@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
-from task_server.errors import Conflict, NotFound
+from task_server.errors import Conflict, Gone, NotFound
 from task_server.store.contract import Accepted, BatchSpec, Kind, NewTask, Submission
+from task_server.store.records import retention
+from task_server.store.records.sql import finish_now
+from task_server.store.sqlite import dependencies
+from task_server.store.sqlite.blobs import check_submitted, keep_submitted
+from task_server.store.sqlite.dependencies import Known
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import Queued
+from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.states import State
 
 KEY_SECONDS = 7 * 86400.0
@@ -23,8 +29,12 @@ def submit(group: Group, submission: Submission) -> Accepted:
     there = _there_already(group, submission)
     if there and all(task.id in there for task in submission.tasks):
         return _again(group, submission, there)
+    new = list({task.id: task for task in submission.tasks if task.id not in there}.values())
+    _check_not_deleted(group, submission, new)
+    awaited = dependencies.find(group, submission, new)
+    check_submitted(group, submission, new)
     batch, batch_id = _batch(group, submission)
-    _store(group, submission, there, batch)
+    _store(group, submission, new, awaited, batch)
     accepted = Accepted([task.id for task in submission.tasks], batch_id, duplicate=False)
     if submission.key is not None:
         _keep_key(group, submission, accepted)
@@ -120,6 +130,17 @@ def _there_already(group: Group, submission: Submission) -> dict[bytes, int | No
     return there
 
 
+def _check_not_deleted(group: Group, submission: Submission, new: list[NewTask]) -> None:
+    if not group.memory.has_tombstones:
+        return
+    own = [task.id for task in new if task.digest is not None]
+    owners = finish_now(retention.deleted_owners(SqliteRows(group.connection), own)).values()
+    if any(owner != submission.owner for owner in owners):
+        raise Conflict("the id of a task is taken by another; make a new UUIDv7 for each task")
+    if owners:
+        raise Gone("a task of that id was deleted; make a new UUIDv7 for each task")
+
+
 def _again(group: Group, submission: Submission, there: dict[bytes, int | None]) -> Accepted:
     numbers = [batch for batch in there.values() if batch is not None]
     batch = None
@@ -191,27 +212,29 @@ def close_batch(group: Group, owner: int | None, batch: bytes) -> bool:
 
 
 def _store(
-    group: Group, submission: Submission, there: dict[bytes, int | None], batch: int | None
+    group: Group, submission: Submission, new: list[NewTask], awaited: Known, batch: int | None
 ) -> None:
     kinds = [_kind(group, submission, index) for index in range(len(submission.specs))]
-    new = list({task.id: task for task in submission.tasks if task.id not in there}.values())
     position = _positions(group, batch, len(new))
+    made: dict[bytes, Queued] = {}
     timed: list[tuple[Queued, NewTask]] = []
     beyond: list[Queued] = []
     for task in new:
         queued = _queued(group, submission, task, kinds[task.spec], batch, position)
         if position is not None:
             position += 1
-        group.fresh_ids[task.id] = queued
-        if task.run_after is not None or task.start_by is not None:
+        group.fresh_ids[task.id] = made[task.id] = queued
+        if task.run_after is not None or task.start_by is not None or task.after:
             timed.append((queued, task))
         else:
             _offer(group, queued, beyond)
     for spec, count in Counter(task.spec for task in new).items():
         group.add_load(kinds[spec].number, count)
+        group.stored[kinds[spec].number] += count
     _trim_windows(group, kinds, beyond)
     group.insert(beyond, State.QUEUED)
-    _insert_timed(group, timed)
+    _insert_timed(group, timed, dependencies.keep(group, new, made, awaited))
+    keep_submitted(group, submission, new, made)
 
 
 def _kind(group: Group, submission: Submission, index: int) -> Kind:
@@ -276,21 +299,33 @@ def _trim_windows(group: Group, kinds: list[Kind], beyond: list[Queued]) -> None
         group.memory.active.add(lane)
 
 
-def _insert_timed(group: Group, timed: list[tuple[Queued, NewTask]]) -> None:
-    """Insert tasks that have a time of their own, and the times."""
+def _insert_timed(
+    group: Group, timed: list[tuple[Queued, NewTask]], pending: Counter[bytes]
+) -> None:
+    """Insert tasks that have a time of their own or wait for others, and what for."""
     if not timed:
         return
-    waiting = [task.run_after is not None and task.run_after > group.now for _, task in timed]
+    late = [task.run_after is not None and task.run_after > group.now for _, task in timed]
+    waiting = [
+        is_late or pending[task.id] > 0 for (_, task), is_late in zip(timed, late, strict=True)
+    ]
     for state, is_waiting in ((State.DELAYED, True), (State.QUEUED, False)):
         group.insert(
             [q for (q, _), w in zip(timed, waiting, strict=True) if w is is_waiting], state
         )
     write_many(
         group.connection,
-        "INSERT INTO task_extras (number, run_after, start_by, delayed_until) VALUES {rows}",
+        "INSERT INTO task_extras (number, run_after, start_by, delayed_until, pending)"
+        " VALUES {rows}",
         [
-            (queued.number, task.run_after, task.start_by, task.run_after if waits else None)
-            for (queued, task), waits in zip(timed, waiting, strict=True)
+            (
+                queued.number,
+                task.run_after,
+                task.start_by,
+                task.run_after if is_late and not pending[task.id] else None,
+                pending[task.id],
+            )
+            for (queued, task), is_late in zip(timed, late, strict=True)
         ],
     )
     for (queued, _), waits in zip(timed, waiting, strict=True):

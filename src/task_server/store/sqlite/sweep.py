@@ -8,13 +8,12 @@ from task_server.protocol.tasks import Error
 from task_server.store import transitions
 from task_server.store.contract import AttemptReport
 from task_server.store.sqlite.change import (
-    LostUpdate,
     end_attempt,
     end_tasks,
-    offer_row,
     read_rows,
     write_change,
 )
+from task_server.store.sqlite.due import make_due
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import write_many
 from task_server.store.sqlite.memory import FAILED_REQUEST, SERVER, Request, Session
@@ -33,10 +32,10 @@ FORGET_SECONDS = 3600.0
 def sweep(group: Group) -> bool:
     """Do what is due, up to LIMIT tasks of each kind; True when there may be more."""
     _end_lost_sessions(group)
-    counts = (_end_plain_leases(group), _expire_late(group), _make_due(group))
+    counts = (_end_plain_leases(group), _expire_late(group), make_due(group, limit=LIMIT))
     write_lazily(group)
     _bound_windows(group)
-    return max(counts) >= LIMIT
+    return max(counts) >= LIMIT or bool(group.memory.unfollowed)
 
 
 def _end_lost_sessions(group: Group) -> None:
@@ -82,31 +81,6 @@ def _end_plain_leases(group: Group) -> int:
 
 def _numbers(group: Group, select: str) -> list[int]:
     return [number for (number,) in group.connection.execute(select, (group.now, LIMIT))]
-
-
-def _make_due(group: Group) -> int:
-    numbers = _numbers(group, "SELECT number FROM task_extras WHERE delayed_until <= ? LIMIT ?")
-    rows = [row for row in read_rows(group, numbers) if row.state is State.DELAYED]
-    changed = write_many(
-        group.connection,
-        "UPDATE tasks SET state = 0, ready_at = w.column3, due_at = w.column3"
-        " FROM (VALUES {rows}) AS w WHERE tasks.number = w.column1"
-        # Only a task that is still delayed as it was read.
-        " AND tasks.state = 1 AND tasks.attempt = w.column2",
-        [(row.number, row.attempt, group.now) for row in rows],
-    )
-    if changed != len(rows):
-        raise LostUpdate("a delayed task was not as it had been read")
-    write_many(
-        group.connection,
-        "UPDATE task_extras SET delayed_until = NULL FROM (VALUES {rows}) AS w"
-        " WHERE task_extras.number = w.column1",
-        [(number,) for number in numbers],
-    )
-    for row in rows:
-        row.due_at = group.now
-        offer_row(group, row, crashes=row.crashes)
-    return len(numbers)
 
 
 def _expire_late(group: Group) -> int:
@@ -209,8 +183,10 @@ def lock_failed(group: Group, text: str, message: str) -> None:
         # Delayed tasks have no index of their lanes; their times have.
         " UNION ALL SELECT t.number FROM task_extras x JOIN tasks t USING (number)"
         " JOIN lanes l USING (lane)"
-        " WHERE x.delayed_until IS NOT NULL AND t.state = 1 AND l.request = ?",
-        (request.number, request.number),
+        " WHERE x.delayed_until IS NOT NULL AND t.state = 1 AND l.request = ?"
+        " UNION ALL SELECT t.number FROM task_extras x JOIN tasks t USING (number)"
+        " JOIN lanes l USING (lane) WHERE x.pending > 0 AND t.state = 1 AND l.request = ?",
+        (request.number, request.number, request.number),
     ).fetchall()
     rows = read_rows(group, (number for (number,) in numbers))
     end_tasks(group, rows, Change(State.FAILED, kind="environment"), report=report)

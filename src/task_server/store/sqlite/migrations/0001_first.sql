@@ -25,7 +25,7 @@ CREATE TABLE tokens (
 );
 
 CREATE TABLE environment_requests (
-  request      INTEGER PRIMARY KEY,
+  request      INTEGER PRIMARY KEY AUTOINCREMENT,
   text         TEXT NOT NULL UNIQUE,       -- canonical: Python version and requirements
   python       TEXT NOT NULL,
   environment  TEXT REFERENCES environments,
@@ -44,10 +44,11 @@ CREATE TABLE environments (
 ) WITHOUT ROWID;
 
 CREATE TABLE functions (
-  function      INTEGER PRIMARY KEY,
+  function      INTEGER PRIMARY KEY AUTOINCREMENT,
   owner         INTEGER NOT NULL,          -- 0: by name, the same for everybody
   distribution  TEXT NOT NULL,
   name          TEXT NOT NULL,             -- module:qualname as asked for
+  unused_since  REAL,                      -- no kind is of it; its statistics are kept for a while
   UNIQUE (owner, distribution, name)
 );
 
@@ -68,7 +69,7 @@ CREATE TABLE function_statistics (         -- exact, folded in by the transactio
 ) WITHOUT ROWID;
 
 CREATE TABLE lanes (
-  lane        INTEGER PRIMARY KEY,
+  lane        INTEGER PRIMARY KEY AUTOINCREMENT,
   owner       INTEGER NOT NULL,
   priority    INTEGER NOT NULL,
   requires    TEXT NOT NULL,
@@ -81,16 +82,19 @@ CREATE TABLE lanes (
 );
 
 CREATE TABLE kinds (                       -- a task without its id and arguments
-  kind      INTEGER PRIMARY KEY,
+  kind      INTEGER PRIMARY KEY AUTOINCREMENT,
   digest    BLOB NOT NULL UNIQUE,
   owner     INTEGER NOT NULL,
   function  INTEGER NOT NULL REFERENCES functions,
   lane      INTEGER NOT NULL REFERENCES lanes,
-  spec      BLOB NOT NULL                  -- contract.KindSpec, MessagePack
+  spec      BLOB NOT NULL,                 -- contract.KindSpec, MessagePack
+  keep      REAL,                          -- seconds after its end; -1: until read; NULL: as set
+  pickle    TEXT                           -- blob of a function by value
 );
+CREATE INDEX kinds_pickle ON kinds (pickle) WHERE pickle IS NOT NULL;
 
 CREATE TABLE batches (
-  batch      INTEGER PRIMARY KEY,
+  batch      INTEGER PRIMARY KEY AUTOINCREMENT,
   id         BLOB NOT NULL UNIQUE,
   digest     BLOB,                         -- of the request that made it
   owner      INTEGER NOT NULL,
@@ -104,6 +108,7 @@ CREATE TABLE batches (
   failed     INTEGER NOT NULL DEFAULT 0,
   cancelled  INTEGER NOT NULL DEFAULT 0,
   expired    INTEGER NOT NULL DEFAULT 0,
+  purged     INTEGER NOT NULL DEFAULT 0,   -- of these, how many are no longer given out
   created_at REAL NOT NULL
 );
 
@@ -132,7 +137,8 @@ CREATE TABLE tasks (
   server          INTEGER NOT NULL DEFAULT 1, -- that ended it
   n               INTEGER,                 -- place among those that this server ended
   ended_at        REAL,
-  encoding        INTEGER,                 -- of the outcome
+  first_read      REAL,                    -- when the outcome was first given out, or a little later
+  encoding        INTEGER,                 -- of the outcome; 5: payloads are purged, the row stays a day
   payload         BLOB,                    -- arguments as they came; NULL: in payloads
   outcome         BLOB,                    -- answer or error as it came; NULL: in payloads
   usage           BLOB                     -- contract.Used, MessagePack
@@ -161,7 +167,7 @@ CREATE TABLE task_extras (                 -- only for tasks that need one of th
   run_after      REAL,
   start_by       REAL,
   delayed_until  REAL,
-  pending        INTEGER NOT NULL DEFAULT 0,
+  pending        INTEGER NOT NULL DEFAULT 0, -- how many tasks it waits for; then it has no delayed_until
   generation     INTEGER NOT NULL DEFAULT 0,
   errors         INTEGER NOT NULL DEFAULT 0,
   crashes        INTEGER NOT NULL DEFAULT 0,
@@ -173,9 +179,10 @@ CREATE TABLE task_extras (                 -- only for tasks that need one of th
 CREATE INDEX task_extras_delayed ON task_extras (delayed_until) WHERE delayed_until IS NOT NULL;
 CREATE INDEX task_extras_plain ON task_extras (leased_until) WHERE leased_until IS NOT NULL;
 CREATE INDEX task_extras_start ON task_extras (start_by) WHERE start_by IS NOT NULL;
+CREATE INDEX task_extras_pending ON task_extras (number) WHERE pending > 0;
 
 CREATE TABLE workers (
-  worker     INTEGER PRIMARY KEY,
+  worker     INTEGER PRIMARY KEY AUTOINCREMENT,
   id         TEXT NOT NULL UNIQUE,
   token      INTEGER NOT NULL,             -- 0: without authentication
   name       TEXT NOT NULL,
@@ -185,7 +192,7 @@ CREATE TABLE workers (
 );
 
 CREATE TABLE sessions (
-  session      INTEGER PRIMARY KEY,
+  session      INTEGER PRIMARY KEY AUTOINCREMENT,
   id           TEXT NOT NULL UNIQUE,
   worker       INTEGER NOT NULL,
   is_plain     INTEGER NOT NULL,
@@ -216,7 +223,24 @@ CREATE TABLE past_attempts (               -- those that ended without ending th
 ) WITHOUT ROWID;
 CREATE INDEX past_attempts_task ON past_attempts (task, worker);
 
-CREATE TABLE dependencies (task INTEGER NOT NULL, after INTEGER NOT NULL, PRIMARY KEY (task, after)) WITHOUT ROWID;
+CREATE TABLE past_outcomes (               -- of generations that a manual retry followed
+  number      INTEGER NOT NULL,
+  generation  INTEGER NOT NULL,
+  attempt     INTEGER NOT NULL,
+  state       INTEGER NOT NULL,
+  encoding    INTEGER,
+  outcome     BLOB,
+  started_at  REAL,
+  ended_at    REAL NOT NULL,
+  PRIMARY KEY (number, generation)
+) WITHOUT ROWID;
+
+CREATE TABLE dependencies (                -- which a task waits for still
+  task   INTEGER NOT NULL,
+  after  INTEGER NOT NULL,
+  PRIMARY KEY (task, after)
+) WITHOUT ROWID;
+CREATE INDEX dependencies_after ON dependencies (after, task);
 CREATE TABLE submit_keys (
   owner  INTEGER NOT NULL,
   key    TEXT NOT NULL,
@@ -226,13 +250,15 @@ CREATE TABLE submit_keys (
   until  REAL NOT NULL,
   PRIMARY KEY (owner, key)
 ) WITHOUT ROWID;
-CREATE TABLE tombstones (id BLOB PRIMARY KEY, owner INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX submit_keys_until ON submit_keys (until);
+CREATE TABLE tombstones (id BLOB PRIMARY KEY, owner INTEGER NOT NULL) WITHOUT ROWID; -- deleted tasks
 CREATE TABLE outbox (event INTEGER PRIMARY KEY, at REAL NOT NULL, target TEXT NOT NULL, body BLOB NOT NULL);
 
 CREATE TABLE kind_load (                   -- one row a server, written only by it, summed when read
   kind     INTEGER NOT NULL,
   server   INTEGER NOT NULL,
   queued   INTEGER NOT NULL,               -- and delayed
+  stored   INTEGER NOT NULL DEFAULT 0,     -- rows in tasks
   PRIMARY KEY (kind, server)
 ) WITHOUT ROWID;
 CREATE TABLE shares (owner INTEGER NOT NULL, server INTEGER NOT NULL, charged_seconds REAL NOT NULL, PRIMARY KEY (owner, server)) WITHOUT ROWID;
@@ -241,8 +267,21 @@ CREATE TABLE blobs (
   digest      TEXT NOT NULL,               -- sha256 in hex
   owner       INTEGER NOT NULL,            -- 0: of a worker's answer, until its task names it
   size        INTEGER NOT NULL,
-  created_at  REAL NOT NULL,
+  created_at  REAL NOT NULL,               -- last stored, or named by a submit
   PRIMARY KEY (digest, owner)
+) WITHOUT ROWID;
+
+CREATE TABLE blob_uses (                   -- tasks whose arguments or outcome name the blob
+  digest  TEXT NOT NULL,
+  number  INTEGER NOT NULL,
+  PRIMARY KEY (digest, number)
+) WITHOUT ROWID;
+CREATE INDEX blob_uses_number ON blob_uses (number);
+
+CREATE TABLE blob_deletions (              -- their rows are gone, their content goes next
+  digest   TEXT PRIMARY KEY,
+  is_done  INTEGER NOT NULL,
+  at       REAL NOT NULL                   -- begun, or done
 ) WITHOUT ROWID;
 
 CREATE TABLE leader (name TEXT PRIMARY KEY, server TEXT NOT NULL, until REAL NOT NULL) WITHOUT ROWID;

@@ -1,0 +1,52 @@
+"""What attempts come to: how outcomes are told apart, and where they lie."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+
+from task_server.protocol.tasks import Error
+from task_server.store.contract import AttemptReport, Used
+from task_server.store.states import Encoding, State
+from task_server.store.transitions import Change
+
+INLINE_BYTES = 1024
+"""Payloads up to this size lie in the task's row; rows that are updated stay small."""
+LOST = {
+    "lost": "the worker or its runner was lost each time the task was started",
+    "environment": "no worker could build the environment",
+}
+
+
+def in_row(data: bytes | None) -> bytes | None:
+    """The payload as it lies in the row; None when it goes to the payloads."""
+    return data if data is None or len(data) <= INLINE_BYTES else None
+
+
+def digest_of(encoding: Encoding, answer: bytes) -> bytes:
+    """What tells one outcome from another."""
+    return blake2b(bytes([encoding]) + answer, digest_size=16).digest()
+
+
+def outcome_of(
+    change: Change, report: AttemptReport | None
+) -> tuple[Encoding | None, bytes | None]:
+    """What a task ends with: what its worker told, or why it failed without a word."""
+    if report is not None and (report.answer or change.state is State.SUCCEEDED):
+        return report.encoding, report.answer
+    if change.state is not State.FAILED:
+        return None, None
+    error = Error(kind=change.kind, type=change.kind, message=LOST[change.kind])  # type: ignore[arg-type]  # lost or environment
+    return Encoding.ERROR, msgspec.json.encode(error)
+
+
+def plausible(used: Used) -> Used:
+    """What a worker measured, nothing where that cannot be: one NaN would spoil a sum for ever."""
+    durations = (used.run_seconds, used.install_seconds, used.import_seconds, used.cpu_seconds)
+    is_plausible = all(0.0 <= seconds < 1e9 for seconds in durations)
+    return (
+        used
+        if is_plausible and 0 <= used.peak_bytes < 2**60
+        else Used(resolved=used.resolved, worker=used.worker)
+    )
