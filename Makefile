@@ -49,8 +49,8 @@ demo: install  ## see it work in a minute
 test: install  ## run all tests (-ra names those left out, and why)
 	@$(BIN)/python -m pytest
 
-quick: install  ## run the tests that need no package index, no processes and no patience
-	@$(BIN)/python -m pytest -m "not network and not e2e and not slow"
+quick: install  ## run the tests that need no package index, PostgreSQL, processes or patience
+	@$(BIN)/python -m pytest -m "not network and not e2e and not slow and not postgres"
 
 check: install  ## check format, lint, types and imports
 	@$(BIN)/ruff format --check --quiet . || { \

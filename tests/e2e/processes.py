@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,8 @@ COMMAND = (sys.executable, "-m", "task_server.cli")
 READY = re.compile(r"task-server ready on (http://\S+)")
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
+figures = logging.getLogger("figures").info
+"""What a test measures; `--log-cli-level=INFO` tells it."""
 
 
 def until(happened: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
@@ -89,27 +92,44 @@ class Process:
 
 
 class Place:
-    """A server's data and its workers' below one folder."""
+    """A server's data and its workers' below one folder.
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    `database`: a URL; None: the SQLite file in the server's data.
+    """
+
+    def __init__(self, folder: Path, *options: str, database: str | None = None) -> None:
         self.folder = folder
         self.data = folder / "server"
+        self.database = database or database_url_in(self.data)
         self.url = ""
         self.server: Process | None = None
-        self._options = options
+        options = ("--ballast-bytes", "1048576", *options)  # these tests leave many folders
+        self._options = options if database is None else (*options, "--database", database)
         self._processes: list[Process] = []
         self._tokens: dict[str, str] = {}
 
-    def serve(self) -> Process:
-        """Start the server, on the port that it had before."""
+    def serve(self, environ: dict[str, str] | None = None) -> Process:
+        """Start the server, on the port that it had before; `environ`: more variables."""
         port = self.url.rpartition(":")[2] or "0"
         command = [*COMMAND, "serve", "--port", port, "--data", str(self.data), *self._options]
-        self.server = self._start(command, "server.log")
+        self.server = self._start(command, "server.log", environ)
         self.server.waits_for("ready on")
         found = READY.search(self.server.output())
         assert found is not None
         self.url = found[1]
         return self.server
+
+    def serve_also(
+        self, name: str, *, port: int = 0, environ: dict[str, str] | None = None
+    ) -> tuple[Process, str]:
+        """Start one more server on the same database and blobs; its process and its URL."""
+        command = [*COMMAND, "serve", "--port", str(port), "--data", str(self.folder / name)]
+        command += ["--blobs", str(self.data / "blobs"), *self._options]
+        server = self._start(command, f"{name}.log", environ)
+        server.waits_for("ready on")
+        found = READY.search(server.output())
+        assert found is not None
+        return server, found[1]
 
     def choose_port(self) -> None:
         """Settle where the server will be before it is started."""
@@ -119,13 +139,27 @@ class Place:
             chosen.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{chosen.getsockname()[1]}"
 
-    def worker(self, name: str = "worker", *, slots: int = 2, waits: bool = True) -> Process:
-        """Start a worker with a data folder of that name; `waits` until it has joined."""
-        command = [*COMMAND, "worker", "--server", self.url, "--slots", str(slots)]
-        command += ["--data", str(self.folder / name), "--name", name]
+    def worker(
+        self,
+        name: str = "worker",
+        *,
+        slots: int = 2,
+        waits: bool = True,
+        url: str = "",
+        command: Sequence[str] = COMMAND,
+        environ: dict[str, str] | None = None,
+    ) -> Process:
+        """Start a worker with a data folder of that name; `waits` until it has joined.
+
+        `url` is another way to the server, `command` another way to start `task-server`, `environ`
+        more variables.
+        """
+        started = [*command, "worker", "--server", url or self.url, "--slots", str(slots)]
+        started += ["--data", str(self.folder / name), "--name", name]
         token = self._tokens.get(name) or self.token("worker", f"{name}'s")
         self._tokens[name] = token  # a worker that comes back is known by it
-        worker = self._start(command, f"{name}.log", {"TASK_SERVER_TOKEN": token})
+        variables = {"TASK_SERVER_TOKEN": token, **(environ or {})}
+        worker = self._start(started, f"{name}.log", variables)
         if waits:
             worker.waits_for("joined as")
         return worker
@@ -144,11 +178,11 @@ class Place:
     def token(self, kind: Literal["user", "worker", "admin"], name: str = "") -> str:
         """A new token; tokens of one name belong to one owner."""
         self.data.mkdir(parents=True, exist_ok=True)
-        return create_token(database_url_in(self.data), kind=kind, name=name)
+        return create_token(self.database, kind=kind, name=name)
 
-    def client(self, name: str = "somebody") -> Client:
-        """A client with a user's token."""
-        return Client(self.url, self.token("user", name))
+    def client(self, name: str = "somebody", url: str = "") -> Client:
+        """A client with a user's token; `url` is another way to the server."""
+        return Client(url or self.url, self.token("user", name))
 
     def end(self) -> None:
         """End all that still runs."""
@@ -158,13 +192,15 @@ class Place:
 
 
 @contextmanager
-def place(factory: pytest.TempPathFactory, *options: str) -> Iterator[Place]:
+def place(
+    factory: pytest.TempPathFactory, *options: str, database: str | None = None
+) -> Iterator[Place]:
     """A place in a folder of its own; whatever runs in it ends with the block."""
     folder = factory.mktemp("place")
     # Runners may work under other uids, to which folders of this user's are closed.
     for each in (folder, *folder.parents[:2]):
         each.chmod(0o755)
-    place = Place(folder, *options)
+    place = Place(folder, *options, database=database)
     try:
         yield place
     finally:
@@ -181,3 +217,39 @@ def runners_of(worker: Process) -> list[int]:
             if b"child" in command and b"py_compile" not in command:
                 found.append(int(pid))
     return found
+
+
+def is_there(pid: int) -> bool:
+    """Whether a process runs, or is suspended (Linux)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX"
+
+
+def suspend(worker: Process) -> list[int]:
+    """Stop a worker and its runners where they are, as a machine that sleeps; gives the runners."""
+    os.kill(worker.pid, signal.SIGSTOP)
+    runners = runners_of(worker)
+    for pid in runners:
+        os.kill(pid, signal.SIGSTOP)
+    return runners
+
+
+def resume(worker: Process, runners: Iterable[int]) -> None:
+    """Let a suspended worker and its runners go on."""
+    for pid in (*runners, worker.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def resident_bytes(process: Process) -> int:
+    """Memory that a process uses (Linux)."""
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def descriptors(process: Process) -> int:
+    """How many files and sockets a process has open (Linux)."""
+    return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
