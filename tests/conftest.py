@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.postgres import Cluster, Databases, cluster
 
+VERSION = int(os.environ.get("TASK_SERVER_POSTGRES", "18"))
+"""Which PostgreSQL; the wheel has 16, too."""
 QUICK = ("fsync=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200")
 
 
@@ -22,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
     """A PostgreSQL for all tests that do not break it."""
-    with cluster(*QUICK) as running:
+    with cluster(*QUICK, version=VERSION) as running:
         yield running
 
 

@@ -142,9 +142,7 @@ class Cluster:
         await asyncio.to_thread(self.crash)
         copy = self.folder / f"copy-{time.monotonic_ns()}"
         shutil.copytree(self.folder / "data", copy)
-        if os.geteuid() == 0:
-            for path in (copy, *copy.rglob("*")):
-                os.chown(path, NOBODY, NOBODY)
+        _give_away(copy)
         self.launch()
         await asyncio.to_thread(self.wait)
         return copy
@@ -175,6 +173,23 @@ class Cluster:
         finally:
             process.kill()
             process.wait()
+
+    @contextmanager
+    def read_only_copy(self) -> Iterator[Cluster]:
+        """A standby that can be read while the block runs; it crashes for that."""
+        self.crash()
+        copy = Cluster(self.folder / "standby", *self._options)
+        copy._programs = self._programs
+        copy.folder.mkdir()
+        shutil.copytree(self.folder / "data", copy.folder / "data")
+        (copy.folder / "data" / "standby.signal").touch()
+        _give_away(copy.folder)
+        self.start()
+        try:
+            copy.start()
+            yield copy
+        finally:
+            copy.stop()
 
     def _log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")[-5000:]
@@ -228,6 +243,13 @@ async def _make_tables(url: str) -> None:
     connection = await connect_to_migrate(url)
     await migrate(connection)
     await connection.close()
+
+
+def _give_away(folder: Path) -> None:
+    """To whom PostgreSQL works for."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, NOBODY, NOBODY)
 
 
 def _wait_for(work: Coroutine[Any, Any, T]) -> T:

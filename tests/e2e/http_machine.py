@@ -11,155 +11,41 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Coroutine
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import precondition, rule
 
 from task_server.protocol import ids
 from task_server.protocol.workers import Phase
-from task_server.store.contract import Dealt, ExchangeResult
-from tests.delivery_model import OPEN, RUNNING, SUCCEEDED
-from tests.e2e.http_delivery import HttpDelivery, HttpWorker, HttpWorld, read_result
-from tests.e2e.wire import Connection, Reply
-from tests.store.delivery import Agent
+from task_server.store.contract import ExchangeResult
+from tests.delivery_model import CANCELLED, FAILED
+from tests.e2e.http_delivery import read_result
+from tests.e2e.http_sides import PLAIN, SESSIONS, USERS, VALUES, Sides
 
-USERS = ["u0", "u1"]
-SESSIONS = ["w0", "w1", "w2"]
-PLAIN = ["p0", "p1"]
 PYTHONS = {"e": "3.11", "f": "3.12"}
 """Environments that need no package index."""
 BACKOFF = 4.0
-VALUES = {
-    "ok": (b"1", b"2.50", b'{"b": 1, "a": [1e2]}'),
-    "error": (b"error 1", b"error 2"),
-    "final": (b"final 1", b"final 2"),
-}
 PARK_SECONDS = 20.0
 
-T = TypeVar("T")
-Wanted = tuple[tuple[str, Dealt] | None, str, bytes]
-"""A lease with whose it is, what to report of it, and the answer or error."""
+
+STEPS_BETWEEN_KILLS = 30
+"""A restart takes as long as hundreds of steps."""
 
 
-class HttpMachine(RuleBasedStateMachine):
-    """Drives a server and the model side by side."""
+def may_kill(sides: Sides) -> bool:
+    """Whether enough has happened since the server was started last."""
+    return sides.steps > STEPS_BETWEEN_KILLS * (sides.starts + 1)
 
-    world: ClassVar[HttpWorld]
-    """Set by whoever runs it; all runs share the server."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.runner = asyncio.Runner()
-        self.model = HttpDelivery()
-        self.ids: list[bytes] = []
-        self.leases: list[tuple[str, Dealt]] = []
-        self.agents: dict[str, Agent] = {}
-        self.read: dict[bytes, bytes] = {}
-        """Answers as they were read first."""
-
-    def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
-
-    @initialize()
-    def open(self) -> None:
-        if not self.world.is_there():
-            self.world.start()  # a run that failed left none
-        self.world.begin(USERS, SESSIONS + PLAIN)
-        for name in SESSIONS:
-            worker: Any = HttpWorker(self.world, name)  # has what an agent uses of a store's
-            self.do(worker.join())
-            self.agents[name] = Agent(name, worker, self.model)
-
-    def teardown(self) -> None:
-        try:
-            if self.agents:
-                self.finish()
-        finally:
-            self.clear()
-            self.world.close()
-            self.runner.close()
-
-    def finish(self) -> None:
-        """Quiescence: what can be leased is answered, and all answers are as they were."""
-        result = self._exchange("w0", [], 1000, None, "leased", False, False)
-        wanted: list[Wanted] = [(("w0", dealt), "ok", b'"end"') for dealt in result.tasks]
-        while wanted:
-            self._exchange("w0", wanted[:100], 0, None, "leased", False, False)
-            wanted = wanted[100:]
-        for task, first in self.read.items():
-            assert self.answer_of(task) == first
-        for user in USERS:
-            for task in [each for each in self.model.tasks.values() if each.owner == user]:
-                self.cancel(user, task.id)
-            assert self.ask(user, "GET", "/user/estimate_time_left").told["time"] == 0.0
-
-    def clear(self) -> None:
-        """Leave nothing to the next run, also after a failed one."""
-        for user in USERS:
-            for view in self.world.listed(user):
-                if view["state"] in OPEN:
-                    self.ask(user, "POST", f"/v1/tasks/{view['id']}/cancel", b"{}")
-
-    # ---- asking and comparing
-
-    def ask(
-        self,
-        name: str,
-        method: str,
-        path: str,
-        body: bytes = b"",
-        headers: dict[str, str] | None = None,
-        *,
-        fate: str = "whole",
-    ) -> Reply:
-        """A caller's request; its reply may get lost on its way, once it has been sent."""
-        connection = self.world.callers[name]
-        send = connection.lose_reply if fate == "no reply" else connection.ask
-        return send(method, path, body, headers)
-
-    def compare(self) -> None:
-        """Every task has to be the same on both sides."""
-        for user in USERS:
-            views = self.world.listed(user)
-            mine = [task for task in self.model.tasks.values() if task.owner == user]
-            assert {ids.from_text(view["id"]) for view in views} == {task.id for task in mine}
-            for view in views:
-                self._compare_one(view)
-        self.model.check()
-
-    def _compare_one(self, view: dict[str, Any]) -> None:
-        identifier = ids.from_text(view["id"])
-        assert identifier is not None
-        self.model.is_seen(identifier, view["state"])
-        task = self.model.tasks[identifier]
-        actual = (view["state"], view["generation"], view["attempt"])
-        assert actual == (task.state, task.generation, task.attempt)
-        if task.state == SUCCEEDED and identifier not in self.read:
-            self.read[identifier] = self.answer_of(identifier)
-            assert self.read[identifier] == task.result
-
-    def answer_of(self, task: bytes) -> bytes:
-        owner = self.model.tasks[task].owner
-        reply = self.ask(owner, "GET", f"/v1/tasks/{ids.to_text(task)}/answer")
-        assert reply.status == 200
-        return reply.body
-
-    def some_id(self, k: int) -> bytes:
-        return self.ids[k % len(self.ids)] if self.ids else ids.new_id()
-
-    def some_lease(self, k: int) -> tuple[str, Dealt] | None:
-        if not self.leases:
-            return None
-        is_recent = k < 20
-        return self.leases[-1 - k % min(3, len(self.leases)) if is_recent else k % len(self.leases)]
-
-    # ---- users
+class HttpMachine(Sides):
+    """All that users, workers and bad luck can do to a server."""
 
     who = st.sampled_from(USERS)
     number = st.integers(0, 30)
     fate = st.sampled_from(["whole", "whole", "whole", "no reply", "no request"])
+
+    # ---- users
 
     @rule(
         who=who,
@@ -171,7 +57,7 @@ class HttpMachine(RuleBasedStateMachine):
         environment=st.sampled_from(["e", "e", "f"]),
         fate=fate,
     )
-    def submit(
+    def submit_task(
         self,
         who: str,
         known: int | None,
@@ -198,7 +84,7 @@ class HttpMachine(RuleBasedStateMachine):
             "at_most_once": at_most_once,
             "environment": environment,
         }
-        self._submit(who, "/v1/tasks", body, task, key, options, fate)
+        self.submit(who, "/v1/tasks", body, task, key, options, fate)
 
     @rule(
         who=who,
@@ -208,69 +94,21 @@ class HttpMachine(RuleBasedStateMachine):
     )
     def submit_plain(self, who: str, key: str | None, content: str, fate: str) -> None:
         body = json.dumps({"function": "len", "args": [content]}).encode()
-        self._submit(who, "/user/submit_task", body, None, key, {"environment": "e"}, fate)
-
-    def _submit(
-        self,
-        who: str,
-        path: str,
-        body: bytes,
-        task: bytes | None,
-        key: str | None,
-        options: dict[str, Any],
-        fate: str,
-    ) -> None:
-        headers = {} if key is None else {"Idempotency-Key": key}
-        if fate == "no request":
-            self.world.callers[who].lose_request("POST", path, body, headers)
-            self.compare()
-            return
-        reply = self.ask(who, "POST", path, body, headers, fate=fate)
-        given = reply.told.get("id")
-        made = task or ids.from_text(given or "") or ids.new_id()
-        self._told_of_submit(who, made, body, key, options, reply)
-        self.compare()
-
-    def _told_of_submit(
-        self,
-        who: str,
-        made: bytes,
-        body: bytes,
-        key: str | None,
-        options: dict[str, Any],
-        reply: Reply,
-    ) -> None:
-        is_new = made not in self.model.tasks
-        # An id of the server's that is not new can only be that of the key's task.
-        new = ids.new_id() if not is_new and made not in self.ids else made
-        status, told = self.model.submit(who, new, body, key, **options)
-        assert reply.status == (status if status != 200 else reply.status)
-        assert reply.status in (200, 202, 409)
-        if status == 200:
-            assert reply.told["id"] == ids.to_text(told["id"])
-            assert reply.told.get("duplicate", False) == told.get("duplicate", False)
-            if told["id"] not in self.ids:
-                self.ids.append(told["id"])
+        self.submit(who, "/user/submit_task", body, None, key, {"environment": "e"}, fate)
 
     @rule(who=who, k=number, fate=fate)
-    def cancel(self, who: str, k: int | bytes, fate: str = "whole") -> None:
-        self._change(who, k, "cancel", fate)
+    def submit_again(self, who: str, k: int, fate: str) -> None:
+        """What was sent before, perhaps by somebody else, is sent once more."""
+        if self.sent:
+            self.submit(who, *self.sent[-1 - k % len(self.sent)], fate)
+
+    @rule(who=who, k=number, fate=fate)
+    def cancel(self, who: str, k: int, fate: str) -> None:
+        self.change(who, self.some_id(k), "cancel", fate)
 
     @rule(who=who, k=number, fate=fate)
     def retry(self, who: str, k: int, fate: str) -> None:
-        self._change(who, k, "retry", fate)
-
-    def _change(self, who: str, k: int | bytes, verb: str, fate: str) -> None:
-        task = k if isinstance(k, bytes) else self.some_id(k)
-        path = f"/v1/tasks/{ids.to_text(task)}/{verb}"
-        if fate == "no request":
-            self.world.callers[who].lose_request("POST", path, b"")
-        else:
-            status, _ = getattr(self.model, verb)(who, task)
-            assert self.ask(who, "POST", path, fate=fate).status == status
-            if verb == "retry" and status == 200:
-                self.read.pop(task, None)
-        self.compare()
+        self.change(who, self.some_id(k, FAILED, CANCELLED), "retry", fate)
 
     @rule(who=who, k=number)
     def read_plain(self, who: str, k: int) -> None:
@@ -302,7 +140,7 @@ class HttpMachine(RuleBasedStateMachine):
         draining=st.sampled_from([False, False, False, True]),
         is_lost=st.booleans(),
     )
-    def exchange(
+    def report_and_ask(
         self,
         name: str,
         reports: list[tuple[int, str, int]],
@@ -312,47 +150,14 @@ class HttpMachine(RuleBasedStateMachine):
         draining: bool,
         is_lost: bool,
     ) -> None:
-        self._exchange(name, self._wanted(reports), want, keeps, phase, draining, is_lost)
+        self.exchange(name, self.wanted(reports), want, keeps, phase, draining, is_lost)
 
-    def _wanted(self, reports: list[tuple[int, str, int]]) -> list[Wanted]:
-        found = []
-        for k, outcome, value in reports:
-            values = VALUES.get(outcome, (b"",))
-            found.append((self.some_lease(k), outcome, values[value % len(values)]))
-        return found
-
-    def _exchange(
-        self,
-        name: str,
-        wanted: list[Wanted],
-        want: int,
-        keeps: str | None,
-        phase: Phase,
-        draining: bool,
-        is_lost: bool,
-    ) -> ExchangeResult:
-        agent = self.agents[name]
-        reports, decisions = agent.reports(wanted)
-        agent.renew()
-        agent.lose_older()
-        said, stops = agent.hold(keeps, phase, {report.lease for report in reports})
-
-        result = self.do(
-            agent.worker.exchange(
-                *reports, want=want, held=said, draining=draining, is_lost=is_lost
-            )
-        )
-
-        assert [(each.status, each.duplicate) for each in result.decisions] == decisions
-        assert stops <= set(result.stop)
-        self._take(agent, result, 0 if draining else want)
-        self.compare()
-        return result
-
-    def _take(self, agent: Agent, result: ExchangeResult, want: int) -> None:
-        for dealt in result.tasks:
-            self.model.is_seen(dealt.id, "queued")
-        self.leases += [(agent.name, dealt) for dealt in agent.dealt(result.tasks, want)]
+    @rule(k=st.integers(0, 5))
+    def report_again(self, k: int) -> None:
+        """What was told lately is told once more, and by then perhaps too late."""
+        if self.told:
+            name, wanted = self.told[-1 - k % len(self.told)]
+            self.exchange(name, [wanted], 0, None, "leased", False, False)
 
     @rule(name=st.sampled_from(SESSIONS))
     def join(self, name: str) -> None:
@@ -362,7 +167,9 @@ class HttpMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(SESSIONS), who=who)
     def submit_to_parked(self, name: str, who: str) -> None:
         """A task reaches a worker that waits for one."""
-        self._exchange(name, [], 0, None, "leased", False, False)  # any other news ends a wait
+        if (name, "e") in self.model.broken:
+            return  # it was unfit for that, and is not offered it again
+        self.exchange(name, [], 0, None, "leased", False, False)  # any other news ends a wait
         agent = self.agents[name]
         agent.renew()
         found: list[ExchangeResult] = []
@@ -374,18 +181,13 @@ class HttpMachine(RuleBasedStateMachine):
         thread.start()
         task = ids.new_id()
         body = json.dumps({"id": ids.to_text(task), "function": "len", "args": ["p"]}).encode()
-        self._submit_unseen(who, body, task)
+        self.submit_unseen(who, body, task)
         begun = time.monotonic()
         thread.join(PARK_SECONDS + 5)
 
         assert time.monotonic() - begun < PARK_SECONDS / 2
-        self._take(agent, found[0], 1)
+        self.take(agent, found[0], 1)
         self.compare()
-
-    def _submit_unseen(self, who: str, body: bytes, task: bytes) -> None:
-        """Submit a task that may be leased at once."""
-        reply = self.ask(who, "POST", "/v1/tasks", body)
-        self._told_of_submit(who, task, body, None, {"environment": "e"}, reply)
 
     @rule(name=st.sampled_from(PLAIN), is_lost=st.booleans())
     def plain_lease(self, name: str, is_lost: bool) -> None:
@@ -398,6 +200,7 @@ class HttpMachine(RuleBasedStateMachine):
             self.model.is_seen(task, "queued")
             lease = f"plain {sum(each.attempt for each in self.model.tasks.values())}"
             self.model.lease(name, lease, chosen=task, renews=False)
+            self.plain.append((name, task))
         self.compare()
 
     @rule(
@@ -408,7 +211,7 @@ class HttpMachine(RuleBasedStateMachine):
         fate=fate,
     )
     def plain_answer(self, name: str, k: int, is_success: bool, value: int, fate: str) -> None:
-        task = self.some_id(k)
+        name, task = self.some_plain(name, k)
         outcome = VALUES["ok" if is_success else "error"][value % 2]
         fields = {"id": ids.to_text(task)}
         if not is_success:
@@ -427,35 +230,24 @@ class HttpMachine(RuleBasedStateMachine):
 
     # ---- the server
 
-    chance = st.integers(0, 3)
     delay = st.floats(0, 0.01)
 
-    @rule(chance=chance, is_killed=st.booleans())
-    def restart(self, chance: int, is_killed: bool) -> None:
-        if chance != 3:
-            return  # it takes a second
+    @precondition(may_kill)
+    @rule(is_killed=st.booleans())
+    def restart(self, is_killed: bool) -> None:
         (self.world.kill if is_killed else self.world.stop)()
-        self._start_again()
+        self.start_again()
         self.compare()
 
-    def _start_again(self) -> None:
-        self.world.start()
-        self.model.restart()
-        if self.world.forgets_phases:  # to take them as started is the safe way
-            self.model.started |= {
-                task.lease for task in self.model.tasks.values() if task.state == RUNNING
-            }
-
-    @rule(chance=chance, who=who, content=st.sampled_from(["a", "b"]), delay=delay)
-    def submit_in_a_kill(self, chance: int, who: str, content: str, delay: float) -> None:
+    @precondition(may_kill)
+    @rule(who=who, content=st.sampled_from(["a", "b"]), delay=delay)
+    def submit_in_a_kill(self, who: str, content: str, delay: float) -> None:
         """Nobody knows whether it was taken; sending it again is safe."""
-        if chance != 3:
-            return
         task = ids.new_id()
         fields = {"id": ids.to_text(task), "function": "len", "args": [content]}
         body = json.dumps(fields).encode()
         request = ("POST", "/v1/tasks", body)
-        self._send_and_kill(self.world.callers[who], *request, delay=delay)
+        self.send_and_kill(self.world.callers[who], *request, delay=delay)
 
         reply = self.ask(who, *request)
 
@@ -464,40 +256,28 @@ class HttpMachine(RuleBasedStateMachine):
         self.ids.append(task)
         self.compare()
 
+    @precondition(lambda self: may_kill(self) and bool(self.leases))
     @rule(
-        chance=chance,
         name=st.sampled_from(SESSIONS),
         k=number,
         outcome=st.sampled_from(sorted(VALUES)),
         value=number,
         delay=delay,
     )
-    def answer_in_a_kill(
-        self, chance: int, name: str, k: int, outcome: str, value: int, delay: float
-    ) -> None:
+    def answer_in_a_kill(self, name: str, k: int, outcome: str, value: int, delay: float) -> None:
         """Nobody knows whether it was taken; telling it again is safe."""
-        if chance != 3 or not self.leases:
-            return
         agent = self.agents[name]
         worker: Any = agent.worker
-        reports, decisions = agent.reports(self._wanted([(k, outcome, value)]))
+        reports, decisions = agent.reports(self.wanted([(k, outcome, value)]))
         agent.renew()
         agent.lose_older()
         worker.number += 1
-        self._send_and_kill(worker.connection, *worker.request(reports), delay=delay)
+        self.send_and_kill(worker.connection, *worker.request(reports), delay=delay)
         worker.number += 1
 
         result = read_result(worker.connection.ask(*worker.request(reports)))
 
         worker.seen = worker.number
         assert [each.status for each in result.decisions] == [status for status, _ in decisions]
-        self._take(agent, result, 0)
+        self.take(agent, result, 0)
         self.compare()
-
-    def _send_and_kill(
-        self, connection: Connection, method: str, path: str, body: bytes, *, delay: float
-    ) -> None:
-        connection.send(connection.request(method, path, body))
-        time.sleep(delay)
-        self.world.kill()
-        self._start_again()

@@ -22,6 +22,7 @@ from tests.e2e.watched import WatchedPlace
 from tests.e2e.wire import Connection, Reply
 
 PAUSE_SECONDS = 0.02
+OPEN = ("queued", "delayed", "running")
 LIST = 10
 """Tasks in a list."""
 LONG = 25_000
@@ -56,6 +57,8 @@ class Outcome(Struct):
     """and how many of them had been taken."""
     second_attempts: int
     """Tasks that were started more than once."""
+    given_up: list[str]
+    """Tasks whose runner or worker died each time that they were started."""
 
     @property
     def faults(self) -> list[str]:
@@ -73,7 +76,8 @@ class Owner:
 
     numbers = itertools.count(1)
 
-    def __init__(self, place: WatchedPlace, name: str) -> None:
+    def __init__(self, place: WatchedPlace, name: str, pause_seconds: float) -> None:
+        self.pause_seconds = pause_seconds
         self.place = place
         self.name = name
         self.connection = place.connection(place.token("user", name))
@@ -118,7 +122,7 @@ class Owner:
     def _submit_all(self) -> None:
         while not self.is_stopping.is_set():
             self.submit()
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(self.pause_seconds)
 
     def submit(self) -> None:
         """One request, repeated if that is safe."""
@@ -169,6 +173,11 @@ class Owner:
         return reply.body if reply.status == 200 else b"%d " % reply.status + reply.body
 
     # ---- what became of it
+
+    def has_open(self) -> bool:
+        """Whether a task of this owner has not ended."""
+        pages = [self.reading.ask("GET", f"/v1/tasks?limit=1&state={state}") for state in OPEN]
+        return any(page.told["tasks"] for page in pages)
 
     def listed(self) -> list[dict[str, Any]]:
         """All tasks of this owner."""
@@ -229,11 +238,11 @@ class WithoutIds(Owner):
 class Load:
     """Three owners at work."""
 
-    def __init__(self, place: WatchedPlace) -> None:
+    def __init__(self, place: WatchedPlace, pause_seconds: float) -> None:
         self.owners: list[Owner] = [
-            WithIds(place, "with ids"),
-            WithKeys(place, "with keys"),
-            WithoutIds(place, "without ids"),
+            WithIds(place, "with ids", pause_seconds),
+            WithKeys(place, "with keys", pause_seconds),
+            WithoutIds(place, "without ids", pause_seconds),
         ]
 
     @property
@@ -265,16 +274,11 @@ class Load:
 
 
 def _is_open(owner: Owner) -> bool:
-    if len(owner.answers) < len(owner.expected):
-        return True
-    return any(
-        view["state"] in ("queued", "running", "delayed")
-        for view in (owner.listed() if owner.unknown else ())
-    )
+    return len(owner.answers) < len(owner.expected) or (bool(owner.unknown) and owner.has_open())
 
 
 def _outcome(owners: list[Owner]) -> Outcome:
-    outcome = Outcome(0, [], [], [], [], 0, 0, 0)
+    outcome = Outcome(0, [], [], [], [], 0, 0, 0, [])
     for owner in owners:
         views = {view["id"]: view for view in owner.listed()}
         outcome.acknowledged += len(owner.expected)
@@ -289,6 +293,8 @@ def _compare_answers(owner: Owner, outcome: Outcome) -> None:
         first, last = owner.answers.get(task), owner.read(task)
         if first is None or last is None:
             outcome.lost.append(f"{owner.name} {task}")
+        elif first == last and last.startswith(b"409 ") and b'"kind":"lost"' in last:
+            outcome.given_up.append(f"{owner.name} {task}")
         elif first != last or json.loads(last) != answer:
             outcome.changed.append(f"{owner.name} {task}: {first[:100]!r}, {last[:100]!r}")
 
@@ -308,9 +314,9 @@ def _compare_unknown(owner: Owner, views: dict[str, Any], outcome: Outcome) -> N
 
 
 @contextmanager
-def load_on(place: WatchedPlace) -> Iterator[Load]:
-    """A load at work until it is finished, or the block ends."""
-    load = Load(place)
+def load_on(place: WatchedPlace, *, pause_seconds: float = PAUSE_SECONDS) -> Iterator[Load]:
+    """A load at work until it is finished, or the block ends; owners rest between requests."""
+    load = Load(place, pause_seconds)
     load.start()
     try:
         yield load

@@ -6,16 +6,16 @@ import asyncio
 import hashlib
 import random
 import shutil
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 from msgspec import Struct
 
 from task_server.protocol import ids
+from task_server.store.records.checks import blob_path
 from task_server.store.rows import TaskFilter
+from task_server.store.sqlite.check import check
 from task_server.store.sqlite.store import SqliteStore
 from tests.e2e.power import Disk, moments
 from tests.e2e.power_load import Fact, Recording
@@ -86,15 +86,13 @@ async def faults_after(folder: Path, facts: Sequence[Fact]) -> list[str]:
         await store.close()
     known = {row.id: (row.state.word, row.outcome, row.attempt) for row in rows}
     faults = [fault for fact in facts if (fault := _fault(fact, known, folder))]
-    with closing(sqlite3.connect(folder / "task-server.db")) as connection:
-        checked = connection.execute("PRAGMA integrity_check").fetchall()
-        faults += [text for (text,) in checked if text != "ok"]
-        return faults + _missing_blobs(folder, _named_blobs(connection))
+    found = check(folder / "task-server.db", folder / "blobs")
+    return [*faults, *(each.what for each in found), *_spoilt_blobs(folder)]
 
 
 def _fault(fact: Fact, known: dict[bytes, tuple[str, bytes | None, int]], folder: Path) -> str:
     if fact.blob is not None:
-        return "".join(_missing_blobs(folder, [fact.blob]))
+        return "" if blob_path(folder / "blobs", fact.blob) else f"blob {fact.blob} is lost"
     assert fact.task is not None
     found = known.get(fact.task)
     if found is None:
@@ -107,20 +105,10 @@ def _fault(fact: Fact, known: dict[bytes, tuple[str, bytes | None, int]], folder
     return f"task {ids.to_text(fact.task)} is {state}, and not {fact.state} with its answer"
 
 
-def _named_blobs(connection: sqlite3.Connection) -> list[str]:
-    """Blobs that tasks have as arguments or answers."""
-    rows = connection.execute(
-        "SELECT payload FROM tasks WHERE instr(payload, 'sha256:')"
-        " UNION ALL SELECT outcome FROM tasks WHERE instr(outcome, 'sha256:')"
-    ).fetchall()
-    return ["sha256:" + row[0].partition(b"sha256:")[2][:64].decode() for row in rows]
-
-
-def _missing_blobs(folder: Path, names: Sequence[str]) -> list[str]:
-    faults = []
-    for name in names:
-        digest = name.removeprefix("sha256:")
-        path = folder / "blobs" / digest[:2] / digest
-        if not path.exists() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            faults.append(f"blob {name} is lost or spoilt")
-    return faults
+def _spoilt_blobs(folder: Path) -> list[str]:
+    """What has a digest for its name has to be whole."""
+    return [
+        f"blob {path.name} is spoilt"
+        for path in (folder / "blobs").glob("??/*")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != path.name
+    ]

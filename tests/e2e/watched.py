@@ -34,13 +34,14 @@ def database_for(request: pytest.FixtureRequest) -> str | None:
 
 def needs_strace() -> None:
     """Skip a test where strace cannot be used; in CI it has to be there."""
-    why = _why_no_strace()
+    why = why_no_strace()
     if why:
         assert "CI" not in os.environ, f"{why}: the order on disk cannot be proved"
         pytest.skip(why)
 
 
-def _why_no_strace() -> str:
+def why_no_strace() -> str:
+    """Why strace cannot be used here; empty when it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     trial = ["strace", "-f", "--seccomp-bpf", "-qqq", "-o", os.devnull, "true"]
@@ -150,7 +151,13 @@ def watched_place(
     factory: pytest.TempPathFactory, *options: str, database: str | None = None
 ) -> Iterator[WatchedPlace]:
     """A place in a folder of its own with a port; whatever runs in it ends with the block."""
-    folder = factory.mktemp("place")
+    with place_in(factory.mktemp("place"), *options, database=database) as here:
+        yield here
+
+
+@contextmanager
+def place_in(folder: Path, *options: str, database: str | None = None) -> Iterator[WatchedPlace]:
+    """A place in this folder."""
     # Runners may work under other uids, to which folders of this user's are closed.
     for each in (folder, *folder.parents[:2]):
         each.chmod(0o755)

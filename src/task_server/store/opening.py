@@ -60,8 +60,7 @@ async def open_store(
     `on_time` hears the database's time now and then, if that has a clock of its own.
     """
     if is_postgres(url):
-        await postgres_part("opening").prepare(url)
-        opened: Store = await postgres_part("store").PostgresStore.open(
+        opened: Store = await postgres_part("opening").open_store(
             url, lease_seconds=lease_seconds, on_broken=on_broken, on_time=on_time
         )
         return opened

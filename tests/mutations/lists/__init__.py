@@ -1,12 +1,21 @@
 """The guards, one file for each part of the source."""
 
 from tests.mutations.guards import Guard
-from tests.mutations.lists import faults, operations, retention, sqlite, transitions, worker
+from tests.mutations.lists import (
+    faults,
+    operations,
+    postgres,
+    retention,
+    sqlite,
+    transitions,
+    worker,
+)
 
 GUARDS: list[Guard] = [
     *transitions.GUARDS,
     *sqlite.GUARDS,
     *retention.GUARDS,
+    *postgres.GUARDS,
     *worker.GUARDS,
     *faults.GUARDS,
     *operations.GUARDS,

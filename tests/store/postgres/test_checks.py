@@ -7,6 +7,7 @@ import pytest
 from task_server.errors import DatabaseUnusable
 from task_server.store.postgres import checks
 from task_server.store.postgres.connection import connect
+from task_server.store.postgres.opening import open_store
 from tests.postgres import Cluster, cluster
 
 DURABLE = ("fsync=on", "shared_buffers=32MB")
@@ -75,6 +76,19 @@ async def test_a_standby_that_nobody_waits_for_is_told(durable: Cluster) -> None
         finally:
             await do(durable, "ALTER SYSTEM RESET synchronous_standby_names")
             await do(durable, "SELECT pg_reload_conf()")
+
+
+async def test_a_standby_is_refused(durable: Cluster) -> None:
+    with durable.read_only_copy() as standby, pytest.raises(DatabaseUnusable, match="a standby"):
+        await told(standby)
+
+
+async def test_a_database_of_others_is_refused(durable: Cluster) -> None:
+    await do(durable, "CREATE ROLE stranger LOGIN")
+    url = durable.url().replace("postgres@", "stranger@")
+
+    with pytest.raises(DatabaseUnusable, match="permission denied"):
+        await open_store(url, lease_seconds=60, on_broken=None, on_time=None)
 
 
 async def test_a_database_of_another_encoding_is_refused(durable: Cluster) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from task_server.store.postgres.upkeep import REST_SECONDS
 from tests.store.postgres.pair import Pair, until
 from tests.store.postgres.world import PostgresWorld
@@ -13,15 +9,6 @@ from tests.store.retained import KEEP, count, purge, succeed
 from tests.store.world import World, ids, new_task, spec
 
 OLD = 100.0
-
-
-@pytest.fixture
-async def pair(database: str) -> AsyncIterator[Pair]:
-    """Two servers."""
-    pair = Pair(database)
-    await pair.start()
-    yield pair
-    await pair.close()
 
 
 async def forget(world: World) -> None:

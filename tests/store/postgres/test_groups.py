@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import asyncpg
 import pytest
@@ -14,16 +14,6 @@ from task_server.store.postgres.connection import Connection
 from tests.store.postgres.pair import until
 from tests.store.postgres.world import PostgresWorld
 from tests.store.world import batch, crashed, failed, ids, new_task, spec, succeeded
-
-
-@pytest.fixture
-async def world(database: str) -> AsyncIterator[PostgresWorld]:
-    """A database and its store; whatever a test did, the counts are right at its end."""
-    world = PostgresWorld(database)
-    await world.start()
-    yield world
-    await world.recount()
-    await world.close()
 
 
 class Breaks:

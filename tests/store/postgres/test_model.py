@@ -24,4 +24,4 @@ def test_postgres_does_what_the_model_does(databases: Databases) -> None:
         finally:
             databases.drop(name)
 
-    run(new_world, max(RUNS // 5, 1))
+    run(new_world, max(RUNS // 6, 1))

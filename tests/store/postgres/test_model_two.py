@@ -116,4 +116,4 @@ def test_two_servers_do_what_the_model_does(databases: Databases) -> None:
     def machine() -> AbstractContextManager[World]:
         return new_world()
 
-    run(machine, max(RUNS // 6, 1), PairMachine)
+    run(machine, max(RUNS // 8, 1), PairMachine)

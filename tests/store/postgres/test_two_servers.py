@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -27,15 +26,6 @@ from tests.store.world import (
     spec,
     succeeded,
 )
-
-
-@pytest.fixture
-async def pair(database: str) -> AsyncIterator[Pair]:
-    """Two servers; whatever a test did, the counts are right at its end."""
-    pair = Pair(database)
-    await pair.start()
-    yield pair
-    await pair.close()
 
 
 async def parked(worker: Worker, want: int = 5) -> asyncio.Task[Any]:

@@ -19,7 +19,7 @@ RETURNING id, batch"""
 _GROW = """
 UPDATE batches b SET total = b.total + w.count
   FROM unnest($1::bigint[], $2::bigint[]) AS w(batch, count)
- WHERE b.batch = w.batch
+ WHERE b.batch = w.batch AND b.batch = ANY($1::bigint[])
 RETURNING b.batch, b.total - w.count"""
 
 

@@ -142,7 +142,7 @@ ON CONFLICT (lease) DO NOTHING"""
 _TOLD = """
 UPDATE past_attempts p SET outcome_ok = w.ok, outcome_digest = w.digest
   FROM unnest($1::bytea[], $2::bool[], $3::bytea[]) AS w(lease, ok, digest)
- WHERE p.lease = w.lease"""
+ WHERE p.lease = w.lease AND p.lease = ANY($1::bytea[])"""
 _STOPS = """
 INSERT INTO stops (session, lease, why) SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[])
 ON CONFLICT (session, lease) DO NOTHING"""

@@ -9,10 +9,14 @@ OLDEST = 14
 
 
 async def warnings(connection: Connection) -> list[str]:
-    """What to tell about a database's settings; raises DatabaseUnusable when it cannot be used."""
+    """What to tell about a database's settings. Raises DatabaseUnusable when it cannot be used."""
     major = connection.get_server_version().major
     if major < OLDEST:
         raise DatabaseUnusable(f"PostgreSQL {major} is too old; {OLDEST} or newer is needed")
+    if await connection.fetchval("SELECT pg_is_in_recovery()"):
+        raise DatabaseUnusable(
+            "this PostgreSQL is a standby, which takes no changes; name the primary with --database"
+        )
     encoding = connection.get_settings().server_encoding
     if encoding != "UTF8":
         raise DatabaseUnusable(

@@ -40,7 +40,8 @@ RETURNING t.number, t.id, t.kind, t.batch, t.position, t.submitted_at, t.started
 _ISSUED = """
 SELECT p.task, p.worker, p.generation, p.lease, p.attempt, p.outcome_ok, p.outcome_digest
   FROM unnest($1::bigint[], $2::int[]) AS w(task, worker)
-  JOIN past_attempts p ON p.task = w.task AND p.worker = w.worker
+ CROSS JOIN LATERAL (
+   SELECT x.* FROM past_attempts x WHERE x.task = w.task AND x.worker = w.worker OFFSET 0) p
  ORDER BY p.task, p.attempt"""
 
 

@@ -84,9 +84,16 @@ class Following:
         """What the commit of unknown end has ended, if it was one, nobody was told of."""
         own = self.memory.server
         start = self._followed.get(own, group.first_n - 1)
-        task = asyncio.ensure_future(self._read_watched(own, start, group.first_n - 1))
+        task = asyncio.ensure_future(self._read_unsure(own, start, group.first_n - 1))
         self._tellings.add(task)
         task.add_done_callback(self._tellings.discard)
+
+    async def _read_unsure(self, own: int, start: int, end: int) -> None:
+        try:
+            await self._read_ended(own, start, end)
+        except Exception as error:
+            # Who waits asks again when its time is up.
+            log.warning("what an unconfirmed commit has ended cannot be read: %r", error)
 
     # ---- news of the others
 
@@ -142,32 +149,30 @@ class Following:
     async def _catch_up(self) -> None:
         while self._to_follow:
             server, place = self._to_follow.popitem()
-            start = self._followed.get(server, 0)
-            if start < place:
-                await self._read_watched(server, start, place)
-                self._followed[server] = max(place, self._followed.get(server, 0))
+            try:
+                await self._follow_to(server, place)
+            except Exception as error:
+                log.warning("what server %d has ended cannot be read now: %r", server, error)
+                self._to_follow[server] = max(place, self._to_follow.get(server, 0))
+                await asyncio.sleep(LOOK_SECONDS)
 
-    async def _read_watched(self, server: int, start: int, place: int) -> None:
-        """Tell what ended behind `start` up to `place` to those who wait for it.
+    async def _follow_to(self, server: int, place: int) -> None:
+        """Tell those who wait what ended since the last time.
 
         Who begins to wait after this reads the store, and finds what has ended till now.
         """
+        start = self._followed.get(server, 0)
         while start < place:
-            tasks, batches = self.watched()
-            if not tasks and not batches:
-                return
-            end = min(start + PIECE, place)
-            values = (server, start, end, list(tasks), list(batches))
-            await self._read_ended(values)
-            start = end
+            end = place
+            if any(self.watched()):
+                end = min(start + PIECE, place)
+                await self._read_ended(server, start, end)
+            start = self._followed[server] = max(end, self._followed.get(server, 0))
 
-    async def _read_ended(self, values: tuple[object, ...]) -> None:
-        try:
-            rows = await self._readers.read(lambda rows: rows.fetch(_ENDED, *values))
-        except Exception:
-            # They ask again when their time is up.
-            log.warning("what has ended at another server cannot be read", exc_info=True)
-            return
+    async def _read_ended(self, server: int, start: int, end: int) -> None:
+        tasks, batches = self.watched()
+        values = (server, start, end, list(tasks), list(batches))
+        rows = await self._readers.read(lambda rows: rows.fetch(_ENDED, *values))
         if rows:
             self.on_ended([_ended(row) for row in rows])
 

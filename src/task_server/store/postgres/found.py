@@ -19,19 +19,21 @@ TASK_TAKEN = "the id of a task is taken by another; make a new UUIDv7 for each t
 _KEYS = """
 SELECT k.owner, k.key, k.digest, k.reply, k.batch
   FROM unnest($1::int[], $2::text[]) AS w(owner, key)
-  JOIN submit_keys k ON k.owner = w.owner AND k.key = w.key
+ CROSS JOIN LATERAL (
+   SELECT x.* FROM submit_keys x WHERE x.owner = w.owner AND x.key = w.key OFFSET 0) k
 -- A key lives as long as its first task, and a week at least.
  WHERE k.until >= $3 OR EXISTS (SELECT FROM tasks WHERE id = substr(k.reply, 1, 16))"""
 BATCHES = "SELECT batch, id, digest, owner, is_open FROM batches WHERE id = ANY($1::bytea[])"
-_LOCK_BATCHES = f"{BATCHES} ORDER BY batch FOR UPDATE"
+_LOCK_BATCHES = f"{BATCHES} ORDER BY batch + 0 FOR UPDATE"
 _THERE = """
 SELECT w.id, t.digest, k.owner, b.id, d.owner
   FROM unnest($1::bytea[]) AS w(id)
-  LEFT JOIN tasks t ON t.id = w.id
+  LEFT JOIN LATERAL (
+    SELECT x.digest, x.kind, x.batch FROM tasks x WHERE x.id = w.id OFFSET 0) t ON true
   LEFT JOIN kinds k ON k.kind = t.kind
-  LEFT JOIN batches b ON b.batch = t.batch
-  LEFT JOIN tombstones d ON d.id = w.id
- WHERE t.id IS NOT NULL OR d.id IS NOT NULL"""
+  LEFT JOIN LATERAL (SELECT x.id FROM batches x WHERE x.batch = t.batch OFFSET 0) b ON true
+  LEFT JOIN LATERAL (SELECT x.owner FROM tombstones x WHERE x.id = w.id OFFSET 0) d ON true
+ WHERE t.kind IS NOT NULL OR d.owner IS NOT NULL"""
 # Locked: until the commit none of them can end without seeing who waits for it.
 _AWAITED = """
 SELECT t.id, k.owner, t.number, t.state

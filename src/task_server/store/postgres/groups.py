@@ -46,6 +46,10 @@ R = TypeVar("R")
 GROUP_SECONDS = 12.0
 """After so long a group is given up: the database's own limit for a statement is shorter."""
 MAXIMUM_TRIES = 30
+PLAN_SECONDS = 1.0
+PLAN_ROWS = 500
+"""Plans made on tables that were nearly empty walk them, however large they have become: after so
+many rows they are made anew, at most once in so many seconds."""
 CLOCK_SECONDS = 0.25
 """How long the database's clock is taken to go on at the pace of ours."""
 UNDONE = "the database did not take it; trying again is safe"
@@ -89,6 +93,8 @@ class Groups:
     _note_time: Callable[[float], None]
     _clock: Callable[[], float]
     _told_time_at = float("-inf")
+    _planned_at = float("-inf")
+    _planned_rows = 0
     _tell_others: Callable[[Group], None]
     _is_busy = False
     _is_outdated = False
@@ -179,6 +185,9 @@ class Groups:
             raise
         finally:
             self._is_busy = False
+        if settled is None:
+            self._publish(operations, None)
+            return []
         self._is_unsure = False
         try:
             self._publish([*operations, *settled], group)
@@ -189,11 +198,15 @@ class Groups:
             log.exception("somebody could not be told of a group that is on disk")
         return group.deferred
 
-    async def _try(self, group: Group, operations: list[Operation[Any]]) -> list[Operation[Any]]:
+    async def _try(
+        self, group: Group, operations: list[Operation[Any]]
+    ) -> list[Operation[Any]] | None:
+        """Do a group and commit it; those parked that were answered. None: it was refused."""
         connection = group.connection = await self._connected()
         if self._is_outdated:
             await read_again(connection, self.memory)
             self._is_outdated = False
+        await self._plan_anew(connection, sum(operation.rows for operation in operations))
         await self._prepare(group)
         await connection.execute("BEGIN")
         group.now = await self._now(connection)
@@ -213,13 +226,20 @@ class Groups:
             await connection.execute("ROLLBACK")
             group.undo()
             alone.fail(error)
-            return []
+            return None
         await follow(group)
         if not isinstance(alone, Alone) or alone.deals:
             await self._deal(group)
         await group.write_counts()
         await self._commit(connection, group)
         return group.keep()
+
+    async def _plan_anew(self, connection: Connection, rows: int) -> None:
+        self._planned_rows += rows
+        now = time.monotonic()
+        if self._planned_rows > PLAN_ROWS and now - self._planned_at > PLAN_SECONDS:
+            await connection.execute("DISCARD PLANS")
+            self._planned_rows, self._planned_at = 0, now
 
     async def _prepare(self, group: Group) -> None:
         """What has to be there before the transaction begins."""

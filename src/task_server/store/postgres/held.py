@@ -52,7 +52,8 @@ UPDATE tasks t SET phase = w.phase
 _WHY_GONE = """
 SELECT p.lease, p.worker, t.state
   FROM unnest($1::bytea[]) AS w(lease)
-  JOIN past_attempts p ON p.lease = w.lease JOIN tasks t ON t.number = p.task"""
+ CROSS JOIN LATERAL (SELECT x.* FROM past_attempts x WHERE x.lease = w.lease OFFSET 0) p
+ CROSS JOIN LATERAL (SELECT x.state FROM tasks x WHERE x.number = p.task OFFSET 0) t"""
 _UNSEEN = """
 SELECT t.session, t.number, t.id, t.kind, t.attempt, t.secret, coalesce(t.payload, p.data)
   FROM unnest($1::bigint[], $2::bigint[]) AS w(session, seen)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
@@ -42,6 +43,9 @@ SELECT * FROM unnest($1::bigint[], $2::float8[])
 ON CONFLICT (number) DO UPDATE SET leased_until = excluded.leased_until"""
 
 
+OWNERS = 16
+"""Whose lanes are looked at together, at least."""
+
 Taken = tuple[Queued, Waiter, bytes]
 """A task, who has it now, and the secret of its lease."""
 
@@ -64,10 +68,29 @@ async def _dealt(group: Group) -> list[Taken]:
     if not most:
         return []
     looked = Looked(group, lanes, most=most)
-    await looked.look_at(fitting)
-    await _deal(group, list(rooms.values()), looked)
+    group.memory.shares.begin(lane.owner for lane in lanes)
+    for some in _by_share(group, [lane for lane in lanes if lane.number in fitting], most):
+        await looked.look_at(some)
+        await _deal(group, list(rooms.values()), looked)
+        if all(room.is_full(ahead=False) for room in rooms.values()):
+            break
     looked.remember()
     return _taken(rooms)
+
+
+def _by_share(group: Group, lanes: Sequence[LaneFacts], most: int) -> Iterator[list[int]]:
+    """Lanes of the owners who come first; then, should that not do, of those who come next.
+
+    To deal so many tasks takes no more owners than that.
+    """
+    charged = group.memory.shares.charged
+    by_owner: dict[int, list[int]] = defaultdict(list)
+    for lane in sorted(lanes, key=lambda lane: charged[lane.owner]):
+        by_owner[lane.owner].append(lane.number)
+    owners = list(by_owner.values())
+    size = max(most, OWNERS)
+    for start in range(0, len(owners), size):
+        yield [lane for mine in owners[start : start + size] for lane in mine]
 
 
 def _waiting(group: Group) -> list[Waiter]:

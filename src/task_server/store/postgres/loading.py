@@ -80,11 +80,12 @@ async def reload(connection: Any, memory: Memory) -> None:
 
 
 async def read_again(connection: Any, memory: Memory) -> None:
-    """Read all rows that are in memory and may have been removed."""
-    memory.forget_all()
-    await know_open_requests(connection, memory)
-    await know_new_functions(connection, memory)
-    _count(memory, await connection.fetch(_STATISTICS, float("-inf"), True, memory.server))
+    """Read all rows that are in memory and may have been removed; till then they serve."""
+    read = Memory(memory.server)
+    await know_open_requests(connection, read)
+    await know_new_functions(connection, read)
+    _count(read, await connection.fetch(_STATISTICS, float("-inf"), True, memory.server))
+    memory.know_only(read)
 
 
 async def refresh(connection: Any, memory: Memory) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from task_server.scheduling.lanes import Lane, Window
@@ -58,7 +58,7 @@ class Looked:
     def __init__(self, group: Group, lanes: Iterable[LaneFacts], *, most: int) -> None:
         self._group = group
         self._memory = group.memory
-        self._most = min(most, MOST)
+        self._most = min(most + 1, MOST)  # one more tells that there are more
         self._begun = asyncio.get_running_loop().time()
         self._cost = 0.0
         self._anew: set[int] = set()
@@ -87,9 +87,10 @@ class Looked:
             window=Window(is_complete=False),
         )
 
-    async def look_at(self, numbers: Iterable[int]) -> None:
+    async def look_at(self, numbers: Collection[int]) -> None:
         """The first look at lanes, from the least keys that are known of them."""
         starts = []
+        share = max(2 * self._most // len(numbers), 1)
         for number in numbers:
             lane, hint = self.lanes[number], self._hint(number)
             if number not in self._memory.active and number in self._fresh:
@@ -100,7 +101,7 @@ class Looked:
                 self._anew.add(number)
                 due_at = float("-inf")
             lane.window.bound = (min(due_at, hint.head), float("-inf"), 0)
-            starts.append((lane, min(hint.count, self._most)))
+            starts.append((lane, min(hint.count, self._most, share)))
         await self._look(starts)
         self._cost = asyncio.get_running_loop().time() - self._begun
 

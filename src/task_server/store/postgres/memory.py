@@ -28,6 +28,20 @@ MAXIMUM_SESSIONS = 10_000
 """Sessions of which something is remembered."""
 TO_LOCK, LOCKED, FAILED = 0, 1, 2
 """States of an environment request."""
+_KNOWN = (
+    "kinds",
+    "kinds_by_spec",
+    "lanes",
+    "lanes_by_key",
+    "requests",
+    "requests_by_number",
+    "function_keys",
+    "functions",
+    "functions_by_number",
+    "own",
+    "others",
+    "counted_to",
+)
 FEWEST, MOST = 8, 1024
 """Tasks of one lane in one look."""
 
@@ -250,10 +264,12 @@ class Memory:
             for known in (self.functions_by_number, self.own, self.others):
                 known.pop(number, None)
 
-    def forget_all(self) -> None:
-        """Any of it may be gone."""
-        lanes, requests = list(self.lanes), list(self.requests_by_number)
-        self.forget(list(self.kinds), lanes, requests, list(self.function_keys))
+    def know_only(self, other: Memory) -> None:
+        """Know the rows that another memory does, and no more: any may be gone, or be another."""
+        for name in _KNOWN:
+            setattr(self, name, getattr(other, name))
+        self.active.clear()
+        self.hints.clear()
 
     def remember_function(self, number: int, key: FunctionKey) -> None:
         """Keep a function; of a new one nothing is counted yet."""
@@ -263,7 +279,8 @@ class Memory:
 
     def statistics_of(self, kind: Kind) -> Statistics:
         """What all servers know of a kind's function."""
-        return self.functions_by_number[kind.function]
+        known = self.functions_by_number.get(kind.function)
+        return Statistics(kind.function, kind.spec.owner) if known is None else known
 
     # ---- what is counted
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import asyncpg
@@ -16,6 +18,7 @@ from task_server.store.postgres.connection import (
     unusable,
 )
 from task_server.store.postgres.migrate import migrate
+from task_server.store.postgres.store import PostgresStore
 from task_server.store.records.sql import Work
 
 log = logging.getLogger(__name__)
@@ -23,14 +26,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def prepare(url: str) -> None:
-    """Make sure that a server can work here. Raises DatabaseUnusable."""
-    connection = await _usable(url)
-    try:
-        for warning in await warnings(connection):
-            log.warning("the database's %s", warning)
-    finally:
-        await connection.close()
+async def open_store(
+    url: str,
+    *,
+    lease_seconds: float,
+    on_broken: Callable[[], None] | None,
+    on_time: Callable[[float], None] | None,
+) -> PostgresStore:
+    """A server's store. Raises DatabaseUnusable: why, and what to do."""
+    connection = await _usable(url, tells=True)
+    await connection.close()
+    with _explained(url):
+        return await PostgresStore.open(
+            url, lease_seconds=lease_seconds, on_broken=on_broken, on_time=on_time
+        )
 
 
 async def change(url: str, work: Work[T]) -> T:
@@ -42,18 +51,30 @@ async def change(url: str, work: Work[T]) -> T:
             return await work(PgRows(connection))
 
     try:
-        return await retrying(once)
+        with _explained(url):
+            return await retrying(once)
     finally:
         await connection.close()
 
 
-async def _usable(url: str) -> Connection:
+async def _usable(url: str, *, tells: bool = False) -> Connection:
+    """A connection to a database with the newest tables; `tells` what is not durable there."""
     connection = await first_connection(url)
     try:
-        await migrate(connection)
-    except BaseException as error:
+        with _explained(url):
+            for warning in await warnings(connection):
+                log.log(logging.WARNING if tells else logging.DEBUG, "the database's %s", warning)
+            await migrate(connection)
+    except BaseException:
         connection.terminate()
-        if isinstance(error, (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
-            raise unusable(url, error) from error
         raise
     return connection
+
+
+@contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Whatever the database refuses becomes DatabaseUnusable."""
+    try:
+        yield
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise unusable(url, error) from error

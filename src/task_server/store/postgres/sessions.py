@@ -36,7 +36,9 @@ renewed AS (
     FROM old o WHERE s.session = o.session AND o.is_live),
 told AS (
   DELETE FROM stops x USING old o
-   WHERE x.session = o.session AND o.is_live AND o.new_number >= o.number
+   CROSS JOIN LATERAL (
+     SELECT y.ctid AS place FROM stops y WHERE y.session = o.session OFFSET 0) s
+   WHERE x.ctid = s.place AND o.is_live AND o.new_number >= o.number
   RETURNING x.session, x.lease, x.why)
 SELECT o.session, o.id, o.worker, o.worker_id, o.token, o.facts, o.is_plain, o.number,
        greatest(o.seen, o.new_seen), o.is_over, t.stops

@@ -64,7 +64,8 @@ class Snapshots:
 
     def environment_of(self, request: str) -> str | None:
         """See `Store.environment_of`."""
-        return self.memory.requests[request].environment
+        known = self.memory.requests.get(request)
+        return None if known is None else known.environment
 
     def phase(self, number: int) -> str:
         """See `Store.phase`."""
@@ -98,4 +99,5 @@ class Snapshots:
     async def _by_kind(self, rows: Rows, sql: str, owner: int | None) -> list[tuple[Kind, Any]]:
         found = await rows.fetch(sql, owner, owner is None)
         await know_kinds(rows, self.memory, {kind for kind, _ in found})
-        return [(self.memory.kinds[kind], value) for kind, value in found]
+        kinds = self.memory.kinds
+        return [(kinds[kind], value) for kind, value in found if kind in kinds]
