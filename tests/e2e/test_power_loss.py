@@ -18,6 +18,9 @@ from tests.e2e.processes import figures
 from tests.e2e.system_calls import Call
 from tests.e2e.watched import WatchedPlace, needs_strace, watched_place
 
+NO_BALLAST = ("--ballast-bytes", "0")
+"""It is made by `fallocate`, which the replay does not know."""
+
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(170)]
 
 CUTS = int(os.environ.get("TASK_SERVER_POWER_CUTS", "150"))
@@ -28,7 +31,7 @@ SEED = int(os.environ.get("TASK_SERVER_SEED", secrets.randbelow(2**32)))
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """A server's first start, its work, and two restarts: after a kill and in order."""
     needs_strace()
-    with watched_place(tmp_path_factory, "--auth", "none") as here:
+    with watched_place(tmp_path_factory, "--auth", "none", *NO_BALLAST) as here:
         return record(here, seed=SEED, lives=["kill", "stop", "kill"])
 
 
@@ -53,7 +56,7 @@ def test_a_server_starts_on_what_a_loss_of_power_left(
     last = max(fact.left for fact in recording.facts)
     for share in (0.3, 0.6, 0.9):
         at = round(last * share)
-        with watched_place(tmp_path_factory, "--auth", "none") as here:
+        with watched_place(tmp_path_factory, "--auth", "none", *NO_BALLAST) as here:
             leave(recording, at, here.data, random.Random(f"{SEED} {share}"))
 
             here.serve()
@@ -115,7 +118,7 @@ def test_a_server_that_does_not_sync_loses_much(
     tmp_path_factory: pytest.TempPathFactory, work: Path
 ) -> None:
     needs_strace()
-    with watched_place(tmp_path_factory, "--auth", "none") as here:
+    with watched_place(tmp_path_factory, "--auth", "none", *NO_BALLAST) as here:
         here.break_server("unsynced")
         recording = record(here, seed=SEED, lives=["kill"])
 
