@@ -15,14 +15,14 @@ from task_server.store.sqlite.store import SqliteStore
 
 MOUNTS = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
-28 27 0:25 / /home rw shared:1 master:2 - nfs4 server:/home rw,vers=4.2
-29 28 0:26 / /home/local rw - xfs /dev/vdb rw
+28 27 0:25 / /users rw shared:1 master:2 - nfs4 server:/users rw,vers=4.2
+29 28 0:26 / /users/local rw - xfs /dev/vdb rw
 30 27 0:27 / /mnt/two\\040words rw - fuse.sshfs me@there:/ rw
 31 27 0:28 / /covered rw - nfs server:/x rw
 32 31 0:29 / /covered rw - ext4 /dev/vdc rw
 33 27 0:30 / /host rw - 9p drivers rw
 34 27 0:31 / /windows rw - cifs //server/share rw
-35 27 0:32 / /work rw - lustre 10.0.0.1@tcp:/fs rw
+35 27 0:32 / /cluster rw - lustre 10.0.0.1@tcp:/fs rw
 36 27 0:33 / /merged rw - fuse.mergerfs 1:2 rw
 37 27 0:34 / /auto rw - autofs systemd-1 rw
 38 37 0:35 / /auto rw - ceph 10.0.0.1:/ rw
@@ -40,10 +40,10 @@ def mounts(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("/home/me/t.db", "nfs4"),
+        ("/users/me/t.db", "nfs4"),
         ("/mnt/two words/t.db", "fuse.sshfs"),
         ("/windows/t.db", "cifs"),
-        ("/work/group/me/t.db", "lustre"),
+        ("/cluster/group/me/t.db", "lustre"),
         ("/auto/t.db", "ceph"),
     ],
 )
@@ -58,7 +58,7 @@ def test_a_file_on_the_network_is_refused(mounts: Path, path: str, kind: str) ->
     "path",
     [
         "/var/lib/t.db",
-        "/home/local/t.db",
+        "/users/local/t.db",
         "/homes/t.db",
         "/covered/t.db",
         "/merged/t.db",
@@ -81,7 +81,7 @@ def test_a_folder_of_the_host_is_told_of(mounts: Path, caplog: pytest.LogCapture
 
 
 def test_a_link_is_followed(mounts: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").symlink_to("/home/me")
+    (tmp_path / "data").symlink_to("/users/me")
 
     assert kind_of(tmp_path / "data" / "t.db", mounts) == "nfs4"
 
