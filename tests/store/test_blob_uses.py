@@ -303,6 +303,19 @@ async def test_what_is_stored_for_a_submit_is_its_owners(world: World) -> None:
     assert await retire(world) == []
 
 
+async def test_a_function_by_value_may_come_with_its_submit(world: World) -> None:
+    function = spec(pickle=named("function"))
+    stored = [StoredBlob(named("function"), 10)]
+    began = world.clock.now
+
+    accepted = await world.store.submit(
+        Submission(1, [function], [GUESS], [new_task()], stored=stored, began=began)
+    )
+
+    assert len(accepted.ids) == 1
+    assert await world.store.has_blob(named("function"), 1)
+
+
 # ---- while it is deleted
 
 

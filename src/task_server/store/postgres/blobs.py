@@ -20,8 +20,9 @@ ON CONFLICT DO NOTHING"""
 
 async def check_pickles(connection: Any, submission: Submission, *, now: float) -> None:
     """Raise Invalid for functions by value that are not there; before their kinds are made."""
-    names = {spec.pickle for spec in submission.specs if spec.pickle is not None}
-    await _check(PgRows(connection), submission, names, now=now)
+    named = {spec.pickle for spec in submission.specs if spec.pickle is not None}
+    stored = {blob.name for blob in submission.stored}
+    await _check(PgRows(connection), submission, named - stored, now=now)
 
 
 async def check_submitted(group: Group, submission: Submission, new: Sequence[NewTask]) -> None:
