@@ -23,9 +23,12 @@ from tests.e2e.wire import Connection
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
-ROUNDS = 5
 KILLS = 5
 """Of each round."""
+ROUNDS = [
+    *(("sqlite", number) for number in range(5)),
+    *(pytest.param("postgres", number, marks=pytest.mark.postgres) for number in range(2)),
+]
 LEASE_SECONDS = 5
 SEED = int(os.environ.get("TASK_SERVER_SEED", secrets.randbelow(2**32)))
 RESTART_SECONDS = 20.0
@@ -44,7 +47,7 @@ def here(
 # ---- at any moment
 
 
-@pytest.mark.parametrize("number", range(ROUNDS))
+@pytest.mark.parametrize(("here", "number"), ROUNDS, indirect=["here"])
 def test_a_server_killed_under_load_loses_and_changes_nothing(
     here: WatchedPlace, number: int
 ) -> None:

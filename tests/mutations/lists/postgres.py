@@ -5,7 +5,6 @@ from tests.mutations.guards import Guard
 _TWO = "tests/store/postgres/test_two_servers.py"
 _GROUPS = "tests/store/postgres/test_groups.py"
 _AFTER = "tests/store/postgres/test_dependencies.py"
-_LOOKING = "tests/store/postgres/test_looking.py"
 _PLANS = "tests/store/postgres/test_plans.py"
 
 
@@ -26,20 +25,6 @@ GUARDS = [
         "AND s.number = w.number AND s.alive_until > $3",
         "AND s.alive_until > $3",
         f"{_TWO} -k older_parked",
-    ),
-    _guard(
-        "lease",
-        "a task that was leased meanwhile is leased again",
-        "t.state + 0 = 0 AND t.attempt = w.attempt\nRETURNING",
-        "t.attempt = w.attempt\nRETURNING",
-        f"{_TWO} {_LOOKING} {_PLANS}",
-    ),
-    _guard(
-        "look",
-        "two servers wait for each other's first tasks",
-        "       FOR UPDATE SKIP LOCKED) t\n",
-        "       ) t\n",
-        f"{_TWO} -k 'twice or storm'",
     ),
     _guard(
         "finish",
@@ -89,13 +74,6 @@ GUARDS = [
         "AND is_plain = 0 AND id <> $2\n",
         "AND is_plain = 0 AND $2 <> ''\n",
         f"{_GROUPS} -k a_join",
-    ),
-    _guard(
-        "submit",
-        "one id twice in a group fails all its requests",
-        "        if taken.isdisjoint(names) and taken.isdisjoint(awaited):\n",
-        "        if True:\n",
-        _store("group", "submit", "batches"),
     ),
     _guard(
         "found",
@@ -152,13 +130,6 @@ GUARDS = [
         "        group.given.setdefault(waiters[session], []).append(_dealt(group, row))\n",
         "        pass\n",
         f"{_GROUPS} -k reaches_it",
-    ),
-    _guard(
-        "held",
-        "a reply misses what a commit that nobody heard of leased",
-        "if each.seen < each.number or group.is_unsure\n",
-        "if each.seen < each.number\n",
-        f"{_GROUPS} -k in_the_reply",
     ),
     _guard(
         "groups",

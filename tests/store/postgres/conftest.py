@@ -27,3 +27,12 @@ async def pair(database: str) -> AsyncIterator[Pair]:
     await pair.start()
     yield pair
     await pair.close()
+
+
+@pytest.fixture
+def told(pair: Pair) -> Pair:
+    """Two servers that learn of each other's doings by what they are told, and in no other way."""
+    for world in (pair.one, pair.two):
+        assert world.store._looking is not None
+        world.store._looking.cancel()
+    return pair

@@ -146,9 +146,9 @@ async def test_who_waits_hears_of_ends_that_nobody_told(
 
 async def test_a_cancel_a_join_and_a_retry_are_done(world: PostgresWorld, breaks: Breaks) -> None:
     accepted = await world.submit()
-    breaks.after = 2
-
+    breaks.after = 1
     assert await world.store.cancel(1, accepted.ids) == [200]
+    breaks.after = 1
     worker = await world.worker()
 
     assert await world.store.retry(1, accepted.ids) == [200]

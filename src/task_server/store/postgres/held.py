@@ -152,9 +152,7 @@ async def _tell_gone(group: Group, held: Sequence[tuple[Session, list[str]]]) ->
 
 async def _send_unseen(group: Group, sessions: Sequence[Session]) -> None:
     """Tasks of replies that did not arrive: the same again, in this reply."""
-    by_session = {
-        each.session: each for each in sessions if each.seen < each.number or group.is_unsure
-    }
+    by_session = {each.session: each for each in sessions if each.seen < each.number}
     if not by_session:
         return
     rows = await group.fetch(_UNSEEN, list(by_session), [each.seen for each in by_session.values()])
