@@ -46,8 +46,8 @@ $(STAMP): pyproject.toml requirements/dev.lock
 demo: install  ## see it work in a minute
 	@$(BIN)/python demo/demo.py
 
-test: install  ## run all tests (-ra names those left out, and why)
-	@$(BIN)/python -m pytest
+test: install  ## run all tests, a file to each processor (-ra names those left out, and why)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 quick: install  ## run the tests that need no package index, PostgreSQL, processes or patience
 	@$(BIN)/python -m pytest -m "not network and not e2e and not slow and not postgres"
