@@ -1,201 +1,181 @@
-"""Leasing from a long queue: life cycles on a store with many rows, beside one with none.
+"""A long queue beside an empty one, in turn: the ratio is due to the queue alone.
 
-    python -m bench.backlog [--rows 1000000] [--rounds 20] [--spread]
+    python -m bench.backlog [--store sqlite|postgres] [--rows 1000000] [--rounds 20]
+        [--spread | --no-analyze | --old-snapshot SECONDS | --restart]
 
+Life cycles of tasks, a thousand in a round. PostgreSQL is a cluster of its own, with its defaults.
 `--spread` gives each queued task a due time of its own, as estimates do; else they are due in the
-order of their submit.
+order of their submit. `--no-analyze`: PostgreSQL never learns how much there is in its tables.
+`--old-snapshot`: both queues are long; at one of them somebody reads all the while, so that nothing
+of what ends is cleaned up. `--restart`: servers that are killed and started again.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import random
-import sqlite3
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
+from statistics import median
 
-from msgspec import Struct
-
-from task_server.environments.lock import empty_lock
-from task_server.protocol.ids import new_ids
-from task_server.scheduling.statistics import guess
-from task_server.store.contract import (
-    AttemptReport,
-    Dealt,
-    ExchangeRequest,
-    JoinRequest,
-    KindSpec,
-    LeaseKey,
-    NewTask,
-    Store,
-    Submission,
-    Used,
-    WorkerFacts,
-)
+from bench.bed import Server
+from bench.databases import Database, databases
+from bench.http import Connection
+from bench.line import Line, Rates
+from task_server.server.administration import create_token
+from task_server.store.contract import Store
 from task_server.store.opening import open_store
-from task_server.store.states import Encoding
 
-SIZE = 1000
-LOAD = 5000
-SPREAD_SECONDS = [10.0 * 2.0**power for power in range(-6, 9)]
-"""What estimates add to the time a task became ready: ten times a power of two."""
-EMPTY = empty_lock("3.11").digest
-KIND = KindSpec(
-    owner=1,
-    function="sqrt",
-    module="math",
-    package=(),
-    version=None,
-    distribution="",
-    python="3.11",
-    request="empty 3.11",
-    environment=EMPTY,
-    pickle=None,
-    timeout=None,
-    max_attempts=1,
-    backoff=1.0,
-    retry_on=("exception",),
-    priority=0,
-    at_most_once=False,
-    result_encoding="json",
-    isolation="reuse",
-    tags=(),
-    plain=True,
-)
+PHASES = ("submit", "lease", "finish", "cycle")
+ROWS = 1_000_000
+UNANALYZED_ROWS = 200_000
+SNAPSHOT_ROWS = 10_000
 
 
-class Rates(Struct, frozen=True):
-    """Tasks a second of one round."""
-
-    submit: float
-    lease: float
-    finish: float
-
-    @property
-    def cycle(self) -> float:
-        """Tasks a second through all three."""
-        return 1.0 / (1 / self.submit + 1 / self.lease + 1 / self.finish)
+async def _open(database: Database) -> Store:
+    return await open_store(database.url, clock=time.time, lease_seconds=60.0)
 
 
-class Line:
-    """A store, a user and a worker of it."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._number = 0
-        self._worker = ""
-
-    async def join(self) -> None:
-        """Begin the worker's session."""
-        facts = WorkerFacts(name="bench", slots=SIZE, pythons=("3.11",))
-        self._worker = await self._store.join(JoinRequest(None, 1, facts, "bench"))
-
-    async def submit(self, count: int) -> None:
-        """Store tasks as one request does."""
-        payload = b'"args":[4],"kwargs":{}'
-        tasks = [NewTask(task, None, payload, 0) for task in new_ids(count)]
-        await self._store.submit(Submission(1, [KIND], [guess(None, "guess")], tasks))
-
-    async def exchange(
-        self, reports: Sequence[AttemptReport] = (), *, want: int = 0
-    ) -> list[Dealt]:
-        """Report and ask; gives what was leased."""
-        self._number += 1
-        number = self._number
-        request = ExchangeRequest(
-            self._worker,
-            "bench",
-            1,
-            number,
-            number - 1,
-            want,
-            time.time(),
-            False,
-            list(reports),
-            None,
-            [],
-        )
-        return (await self._store.exchange(request)).tasks
-
-    async def round(self) -> Rates:
-        """Submit SIZE tasks, lease as many, and finish them."""
-        began = time.perf_counter()
-        await self.submit(SIZE)
-        submitted = time.perf_counter()
-        dealt: list[Dealt] = []
-        while len(dealt) < SIZE:
-            dealt += await self.exchange(want=SIZE - len(dealt))
-        leased = time.perf_counter()
-        await self.exchange([_succeeded(each) for each in dealt])
-        ended = time.perf_counter()
-        return Rates(
-            SIZE / (submitted - began), SIZE / (leased - submitted), SIZE / (ended - leased)
-        )
-
-
-def _succeeded(dealt: Dealt) -> AttemptReport:
-    lease = LeaseKey(dealt.number, dealt.attempt, dealt.secret)
-    return AttemptReport(lease, "succeeded", Encoding.JSON, b"2.0", used=Used(run_seconds=0.0001))
-
-
-async def _open(path: Path) -> Store:
-    return await open_store(f"sqlite:///{path}", clock=time.time, lease_seconds=60.0)
-
-
-async def _fill(path: Path, rows: int) -> None:
-    store = await _open(path)
-    line = Line(store)
-    for start in range(0, rows, LOAD):
-        await line.submit(min(LOAD, rows - start))
+async def _fill(database: Database, rows: int) -> None:
+    began = time.perf_counter()
+    store = await _open(database)
+    await Line(store).fill(rows)
     await store.close()
+    print(f"{rows:,} tasks submitted in {time.perf_counter() - began:.1f} s")
 
 
-def _spread(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    connection.create_function("spread", 0, lambda: random.choice(SPREAD_SECONDS))
-    with connection:
-        connection.execute("UPDATE tasks SET due_at = ready_at + spread()")
-    connection.close()
-
-
-async def _measure(asked: argparse.Namespace, folder: Path) -> None:
-    long, empty = folder / "long.db", folder / "empty.db"
-    began = time.perf_counter()
-    await _fill(long, asked.rows)
-    print(f"{asked.rows:,} tasks submitted in {time.perf_counter() - began:.1f} s")
-    if asked.spread:
-        _spread(long)
-    began = time.perf_counter()
-    stores = [await _open(long), await _open(empty)]
-    print(f"both stores opened in {time.perf_counter() - began:.2f} s")
+async def _rounds(
+    pair: Sequence[Database], *, until: Callable[[int], bool]
+) -> tuple[list[Rates], list[Rates]]:
+    """Rounds on two databases in turn, after one that does not count; `until` so many are made."""
+    stores = [await _open(each) for each in pair]
     lines = [Line(store) for store in stores]
+    found: tuple[list[Rates], list[Rates]] = ([], [])
     for line in lines:
         await line.join()
         await line.round()
-    rounds = [[await line.round() for line in lines] for _ in range(asked.rounds)]
-    for name in ("submit", "lease", "finish", "cycle"):
-        full, none = (
-            statistics.median(getattr(rates[which], name) for rates in rounds) for which in (0, 1)
-        )
-        print(f"{name:7}{full:10,.0f} a second, {none:10,.0f} on the empty one: {full / none:.2f}x")
+    while not until(len(found[0])):
+        for line, rates in zip(lines, found, strict=True):
+            rates.append(await line.round())
     for store in stores:
         await store.close()
+    return found
+
+
+def _tell(first: Sequence[Rates], second: Sequence[Rates], name: str, other: str) -> None:
+    """Print the medians of both and their ratio."""
+    print(f"{len(first)} rounds, tasks a second: {name}, {other}, ratio of the medians")
+    for phase in PHASES:
+        one, two = (median(getattr(each, phase) for each in rates) for rates in (first, second))
+        print(f"{phase:7}{one:10,.0f}{two:10,.0f}{one / two:7.2f}x")
+
+
+async def _measure(asked: argparse.Namespace, one: Database, other: Database) -> None:
+    if asked.restart:
+        await _measure_restart(asked, one, other)
+    elif asked.old_snapshot is not None:
+        await _measure_snapshot(asked, one, other)
+    else:
+        await _measure_queue(asked, one, other)
+
+
+async def _measure_queue(asked: argparse.Namespace, long: Database, empty: Database) -> None:
+    await _fill(long, asked.rows)
+    await _fill(empty, 0)
+    if asked.spread:
+        long.spread()
+    rates = await _rounds((long, empty), until=lambda made: made >= asked.rounds)
+    _tell(*rates, f"{asked.rows:,} queued", "none")
+
+
+async def _measure_snapshot(asked: argparse.Namespace, held: Database, free: Database) -> None:
+    for each in (held, free):
+        await _fill(each, asked.rows)
+    end = time.monotonic() + asked.old_snapshot
+    async with held.old_snapshot():
+        rates = await _rounds((held, free), until=lambda _: time.monotonic() > end)
+    third = len(rates[0]) // 3
+    names = ("under an old snapshot", "without")
+    print("in the first third of the time:")
+    _tell(rates[0][: third + 1], rates[1][: third + 1], *names)
+    print(f"in the last third, after {third * 2000:,} tasks:")
+    _tell(rates[0][-third - 1 :], rates[1][-third - 1 :], *names)
+
+
+async def _measure_restart(asked: argparse.Namespace, long: Database, empty: Database) -> None:
+    await _fill(long, asked.rows)
+    await _fill(empty, asked.rounds + 1)
+    seconds: tuple[list[tuple[float, float]], ...] = ([], [])
+    with tempfile.TemporaryDirectory(prefix="task-server-bench-") as folder:
+        for _ in range(asked.rounds + 1):
+            for number, database in enumerate((long, empty)):
+                seconds[number].append(_restart(Path(folder) / f"{number}", database))
+    print(f"{asked.rounds} restarts after kill -9, median (longest) seconds from the start until")
+    for what, name in enumerate(("ready", "first lease")):
+        one, two = ([each[what] for each in found[1:]] for found in seconds)
+        print(
+            f"{name:12}{median(one):6.2f} ({max(one):.2f}) with {asked.rows:,} queued,"
+            f" {median(two):.2f} ({max(two):.2f}) with next to none"
+        )
+
+
+def _restart(data: Path, database: Database) -> tuple[float, float]:
+    """Seconds from the start of a server until it is ready, and has given a task out."""
+    data.mkdir(exist_ok=True)
+    token = create_token(database.url, kind="worker", name="bench")
+    began = time.monotonic()
+    server = Server(data, "--database", database.url)
+    with closing(Connection(server.url, token)) as connection:
+        connection.get("/readyz")
+        ready = time.monotonic()
+        assert b'"id"' in connection.get("/worker/request_task")
+        leased = time.monotonic()
+    server.kill()
+    return ready - began, leased - began
+
+
+def _asked(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bench.backlog", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        help=f"default {ROWS:,}; {UNANALYZED_ROWS:,} with --no-analyze,"
+        f" {SNAPSHOT_ROWS:,} with --old-snapshot",
+    )
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--data", type=Path, help="where databases are made (default: /tmp)")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--spread", action="store_true")
+    only.add_argument("--no-analyze", action="store_true")
+    only.add_argument("--old-snapshot", type=float, metavar="SECONDS")
+    only.add_argument("--restart", action="store_true")
+    asked = parser.parse_args(arguments)
+    if asked.no_analyze and asked.store != "postgres":
+        parser.error("--no-analyze is for --store postgres: nothing analyzes tables in SQLite")
+    if asked.rows is None:
+        asked.rows = _default_rows(asked)
+    return asked
+
+
+def _default_rows(asked: argparse.Namespace) -> int:
+    if asked.no_analyze:
+        return UNANALYZED_ROWS
+    return SNAPSHOT_ROWS if asked.old_snapshot is not None else ROWS
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench.backlog", description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--spread", action="store_true")
-    asked = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(_measure(asked, Path(folder)))
+    asked = _asked(arguments)
+    settings = ("autovacuum=off",) if asked.no_analyze else ()
+    with databases(asked.store, "one", "other", settings=settings, parent=asked.data) as pair:
+        asyncio.run(_measure(asked, *pair))
     return 0
 
 

@@ -40,6 +40,22 @@ class Bed(Struct, frozen=True):
         return Connection(self.url, self.token)
 
 
+class Server:
+    """A server alone, ready once this returns; `options` as for `task-server serve`."""
+
+    def __init__(self, data: Path, *options: str) -> None:
+        log = data / "log"
+        with log.open("w") as errors:
+            arguments = ("serve", "--port", "0", "--data", str(data), *options)
+            self._process = _start(errors.fileno(), *arguments)
+        self.url = _url(self._process, log)
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.communicate()
+
+
 @contextmanager
 def bed(parent: Path | None = None) -> Iterator[Bed]:
     """A server and a worker with a fresh data directory; stopped when the block ends."""

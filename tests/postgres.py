@@ -307,9 +307,10 @@ def _remove_leftovers(parent: Path) -> None:
 
 
 @contextmanager
-def cluster(*options: str, version: int = 18) -> Iterator[Cluster]:
-    """A PostgreSQL that runs while the block does."""
-    parent = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
+def cluster(*options: str, version: int = 18, parent: Path | None = None) -> Iterator[Cluster]:
+    """A PostgreSQL that runs while the block does; without `parent` its files are in memory."""
+    if parent is None:
+        parent = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())
     _remove_leftovers(parent)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
     if os.geteuid() == 0:
