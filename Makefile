@@ -21,7 +21,7 @@ BASE_PYTHON = $(firstword $(foreach python,/usr/bin/python3.11 python3.11 python
 	$(python) -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $(python))))
 
-.PHONY: help install demo test quick check mutants bench lock clean
+.PHONY: help install demo test quick check mutants bench soak lock clean
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,17 @@ mutants: install  ## take out each guard of delivery: its tests must fail
 
 bench: install  ## measure throughput, latency and prediction
 	@$(BIN)/python -m bench
+
+# What takes a few minutes of all tests, for longer: 200 kills on each store in an hour.
+SOAK_MINUTES = 60
+SOAKED = tests/e2e/test_kill_server.py tests/e2e/test_model_http.py tests/store/test_model.py \
+	tests/store/postgres/test_model.py tests/store/postgres/test_model_two.py
+
+soak: install  ## kill servers, and run the model beside them, for SOAK_MINUTES=60
+	@TASK_SERVER_KILL_ROUNDS=$$(( ($(SOAK_MINUTES) * 2 + 2) / 3 )) \
+		TASK_SERVER_MODEL_SECONDS=$$(( $(SOAK_MINUTES) * 10 )) \
+		TASK_SERVER_MODEL_RUNS=$$(( $(SOAK_MINUTES) * 17 )) \
+		$(BIN)/python -m pytest -v --log-level=INFO $(SOAKED)
 
 LOCK = $(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-header \
 	--no-emit-index-url $(UPGRADE)

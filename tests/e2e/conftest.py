@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from task_server.client.client import Client
 from task_server.client.profile import Profile, read_profile
+from tests.e2e.kills import KILLED, summary
 
 COMMAND = (sys.executable, "-m", "task_server.cli")
 READY = "task-server ready on "
@@ -79,6 +80,22 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     process.send_signal(signal.SIGTERM)
     rest, _ = process.communicate(timeout=STOP_SECONDS)
     assert rest == "" and process.returncode == 0, (data / "up.log").read_text()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what came of the servers that were killed under load."""
+    rounds = [
+        killed
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for name, killed in report.user_properties
+        if name == KILLED
+    ]
+    if rounds:
+        terminalreporter.section("killed servers")
+        for line in summary(rounds):
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture

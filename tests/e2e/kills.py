@@ -4,9 +4,48 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
+from statistics import median
+
+from msgspec import Struct
 
 from task_server.store.maintenance import check
+from tests.e2e.load import Outcome
 from tests.e2e.watched import WatchedPlace
+
+KILLED = "killed"
+"""The property under which a test leaves what came of its kills, for the summary."""
+
+
+class Killed(Struct):
+    """What came of a round of kills."""
+
+    store: str
+    ready_seconds: list[float]
+    """From each start until the server was ready."""
+    outcome: Outcome
+
+
+def summary(rounds: Sequence[Killed]) -> list[str]:
+    """Lines that tell of all rounds, store by store."""
+    return [
+        _line(store, [each for each in rounds if each.store == store])
+        for store in sorted({each.store for each in rounds})
+    ]
+
+
+def _line(store: str, rounds: Sequence[Killed]) -> str:
+    seconds = [second for each in rounds for second in each.ready_seconds]
+    outcomes = [each.outcome for each in rounds]
+    return (
+        f"{store}: {len(seconds)} kills under load,"
+        f" {sum(each.acknowledged for each in outcomes):,} tasks acknowledged,"
+        f" {sum(len(each.lost) for each in outcomes)} lost,"
+        f" {sum(len(each.changed) for each in outcomes)} changed,"
+        f" {sum(len(each.partial) + len(each.surplus) for each in outcomes)} partly or wrongly"
+        f" taken, {sum(len(each.given_up) for each in outcomes)} given up; ready again after"
+        f" {median(seconds):.2f} s, at most {max(seconds):.2f} s"
+    )
 
 
 def kill_and_restart(here: WatchedPlace, chance: random.Random) -> float:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -42,6 +43,7 @@ from tests.store.world import (
 )
 
 RUNS = int(os.environ.get("TASK_SERVER_MODEL_RUNS", "60"))
+TIMEOUT_SECONDS = 120 + 10 * RUNS
 OWNERS = {"u0": 1, "u1": 2}
 ENVIRONMENTS = {"e": "e" * 64, "f": "f" * 64, "g": None}
 """`g` has no lock at first."""
@@ -397,5 +399,6 @@ def run(
     )
 
 
+@pytest.mark.timeout(TIMEOUT_SECONDS)
 def test_sqlite_does_what_the_model_does() -> None:
     run(sqlite_world, RUNS)

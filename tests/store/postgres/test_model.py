@@ -9,12 +9,12 @@ import pytest
 
 from tests.postgres import Databases
 from tests.store.postgres.world import PostgresWorld
-from tests.store.test_model import RUNS, run
+from tests.store.test_model import RUNS, TIMEOUT_SECONDS, run
 from tests.store.world import World
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(TIMEOUT_SECONDS)
 def test_postgres_does_what_the_model_does(databases: Databases) -> None:
     @contextmanager
     def new_world() -> Iterator[World]:

@@ -17,7 +17,7 @@ from tests.postgres import Databases
 from tests.store.postgres.pair import renew
 from tests.store.postgres.recount import recount_tables
 from tests.store.postgres.world import PostgresWorld
-from tests.store.test_model import RUNS, StoreMachine, run
+from tests.store.test_model import RUNS, TIMEOUT_SECONDS, StoreMachine, run
 from tests.store.world import World
 
 
@@ -103,7 +103,7 @@ class PairMachine(StoreMachine):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(TIMEOUT_SECONDS)
 def test_two_servers_do_what_the_model_does(databases: Databases) -> None:
     @contextmanager
     def new_world() -> Iterator[World]:
