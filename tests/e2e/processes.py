@@ -40,7 +40,13 @@ def until(happened: Callable[[], object], seconds: float = 30.0, what: str = "")
 def clean_environ() -> dict[str, str]:
     """This process's variables, without settings of a task server."""
     environ = {name: value for name, value in os.environ.items() if "TASK_SERVER" not in name}
-    return environ | {"PYTHONUNBUFFERED": "1"}
+    return environ | {"PYTHONUNBUFFERED": "1", "PATH": path_without_shims()}
+
+
+def path_without_shims() -> str:
+    """PATH without pyenv's shims: each worker would wait for all that start no Python."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(each for each in folders if Path(each).name != "shims")
 
 
 class Process:

@@ -15,7 +15,7 @@ from task_server.store.postgres.loading import look_for_lanes, refresh
 from task_server.store.postgres.store import PostgresStore
 from tests.postgres import Databases
 from tests.store.postgres.pair import renew
-from tests.store.postgres.recount import recount_tables
+from tests.store.postgres.recount import look_for_faults
 from tests.store.postgres.world import PostgresWorld
 from tests.store.test_model import RUNS, TIMEOUT_SECONDS, StoreMachine, run
 from tests.store.world import World
@@ -69,11 +69,12 @@ class TwoServers(PostgresWorld):
         self.store = Either(lambda: self.opened)  # type: ignore[assignment]  # as good as one
 
     async def close(self) -> None:
+        await self.look_no_more()
         for store in self.opened:
             await store.close()
 
     async def recount(self) -> None:
-        await recount_tables(self.url)
+        await look_for_faults(await self.looking())
 
     async def restart_one(self, which: int, *, is_killed: bool) -> None:
         """One server ends, and another starts; the leases of both are as they were."""

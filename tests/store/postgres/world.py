@@ -21,6 +21,7 @@ class PostgresWorld(World):
     def __init__(self, url: str) -> None:
         super().__init__()
         self.url = url
+        self._looking: asyncpg.Connection | None = None
 
     async def open(self) -> PostgresStore:
         """A store on what the database holds now."""
@@ -56,7 +57,24 @@ class PostgresWorld(World):
 
     async def recount(self) -> None:
         """Check that memory and counters are what the tables say."""
-        await recount(self.url, self.store, is_exact=not self.has_purged)
+        await recount(await self.looking(), self.store, is_exact=not self.has_purged)
+
+    async def looking(self) -> asyncpg.Connection:
+        """A connection that looks after the store, kept because its first look takes longest."""
+        if self._looking is None:
+            self._looking = await asyncpg.connect(self.url)
+        return self._looking
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        await self.look_no_more()
+        await super().close()
+
+    async def look_no_more(self) -> None:
+        """Let go of the connection that looks."""
+        if self._looking is not None:
+            await self._looking.close()
+        self._looking = None
 
     async def do(self, sql: str) -> None:
         """Run statements beside the store."""
