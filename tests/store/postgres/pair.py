@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from task_server.store.contract import Dealt
 from task_server.store.postgres.store import PostgresStore
 from tests.store.postgres.recount import recount_tables
 from tests.store.postgres.world import PostgresWorld
@@ -71,6 +72,16 @@ async def until(is_so: Callable[[], bool]) -> None:
             return
         await asyncio.sleep(0.005)
     raise AssertionError("it did not come to be so")
+
+
+async def heard_of(worker: Worker, count: int) -> list[Dealt]:
+    """Lease what was submitted at another server, once the worker's has looked there."""
+    for _ in range(int(PATIENCE_SECONDS / 0.02)):
+        dealt = await worker.take(count)
+        if dealt:
+            return dealt
+        await asyncio.sleep(0.02)
+    raise AssertionError("it has not heard of any task")
 
 
 async def outcomes(*calls: Awaitable[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from task_server.store.postgres.upkeep import REST_SECONDS
-from tests.store.postgres.pair import Pair, until
+from tests.store.postgres.pair import Pair, heard_of, until
 from tests.store.postgres.world import PostgresWorld
 from tests.store.retained import KEEP, count, purge, succeed
 from tests.store.world import World, ids, new_task, spec
@@ -64,9 +64,7 @@ async def test_what_is_used_again_stays(pair: Pair) -> None:
     await forget(world)
 
     assert await tables(world) == [1, 1, 1, 1]
-    worker = await world.worker()
-    pair.hear_all()
-    assert ids(await worker.take(5)) == accepted.ids
+    assert ids(await heard_of(await world.worker(), 5)) == accepted.ids
 
 
 async def test_a_marked_kind_is_forgotten_by_the_other_server(pair: Pair) -> None:
