@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -43,6 +44,11 @@ async def app(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[App]:
 
 def new_id(at: float | None = None) -> str:
     return ids.to_text(ids.new_id(at=at))
+
+
+def shown(value: object) -> str:
+    """A parameter in a test's name, the same in every process that collects the tests."""
+    return re.sub("[0-9A-Fa-f-]{32,36}", "ID", ascii(value))[:40]
 
 
 async def given(app: App) -> dict[str, Any]:
@@ -423,6 +429,7 @@ TOKENS = [
         ("POST", "/v1/workers"),
         ("PUT", f"/v1/blobs/sha256:{'0' * 64}"),
     ],
+    ids=shown,
 )
 async def test_without_a_known_token_nobody_gets_in(
     app: App, value: str | None, method: str, path: str
@@ -467,6 +474,7 @@ async def test_tokens_count_in_one_header_only(app: App) -> None:
         ("POST", "/v1/workers", "user"),
         ("POST", "/v1/workers/x/exchange", "user"),
     ],
+    ids=shown,
 )
 async def test_a_token_of_another_kind_is_403(app: App, method: str, path: str, wrong: str) -> None:
     await app.refused(403, method, path, b'{"function": "f"}', token=wrong)
@@ -641,7 +649,7 @@ async def test_a_missing_or_wrong_field_is_named(
         ({"function": {"pickle": "", "name": "f", "python": "3.x"}}, "python"),
         ({"function": {"pickle": "gA=="}}, "function.name"),
     ],
-    ids=lambda value: str(value)[:50],
+    ids=shown,
 )
 async def test_a_wrong_field_of_v1_is_named(app: App, body: dict[str, Any], field: str) -> None:
     task = {"function": "f", **body}
@@ -884,7 +892,7 @@ BROKEN_IDS = [
 ]
 
 
-@pytest.mark.parametrize("broken", BROKEN_IDS, ids=lambda text: ascii(text)[:30])
+@pytest.mark.parametrize("broken", BROKEN_IDS, ids=shown)
 async def test_broken_ids_are_as_unknown_ones(app: App, broken: str) -> None:
     routes = [
         ("GET", "/user/request_answer/{}"),
@@ -924,6 +932,7 @@ async def test_broken_ids_are_as_unknown_ones(app: App, broken: str) -> None:
         "/%00",
         "/\u00fc",
     ],
+    ids=shown,
 )
 async def test_paths_that_are_not_there(app: App, path: str) -> None:
     for method in ("GET", "POST"):
@@ -990,6 +999,7 @@ async def test_an_absent_id_past_retention_is_410(app: App) -> None:
         ("GET", f"/v1/tasks/{new_id()}", "user"),
         ("GET", f"/v1/batches/{new_id()}", "user"),
     ],
+    ids=shown,
 )
 async def test_queries_that_say_nothing_are_422(
     app: App, method: str, path: str, token: str, query: str
@@ -1003,7 +1013,7 @@ UNKNOWN = pytest.mark.parametrize(
 
 
 @UNKNOWN
-@pytest.mark.parametrize("path", [f"/v1/tasks/{new_id()}", f"/v1/batches/{new_id()}"])
+@pytest.mark.parametrize("path", [f"/v1/tasks/{new_id()}", f"/v1/batches/{new_id()}"], ids=shown)
 async def test_unknown_fields_of_a_query_are_refused_on_v1(app: App, path: str, query: str) -> None:
     await app.refused(422, "GET", f"{path}?{query}")
 
@@ -1045,7 +1055,7 @@ async def test_unknown_fields_of_a_query_are_ignored_on_the_plain_api(app: App, 
         ("/v1/batches/{}/answers", "cursor=" + "f" * 5_000 + "&wait=0", 422),
         ("/v1/tasks/{}/logs", "attempt=x", 200),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=shown,
 )
 async def test_pages_that_cannot_be(app: App, path: str, query: str, status: int) -> None:
     batch = await app.ask("POST", TASKS, [{"function": "f"}])
@@ -1217,7 +1227,7 @@ async def joined(app: App) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("worker", ["x", "..", new_id(), "' OR 1=1", "x" * 5_000])
+@pytest.mark.parametrize("worker", ["x", "..", new_id(), "' OR 1=1", "x" * 5_000], ids=shown)
 async def test_another_workers_id_is_never_taken_over(app: App, worker: str) -> None:
     reply = await app.ask("POST", "/v1/workers", {**JOIN, "worker": worker}, token="worker")
     mine = await joined(app)
