@@ -42,7 +42,7 @@ def command(
 
 
 class Call:
-    """One system call."""
+    """One system call; what is read out of its arguments is kept, for it is replayed many times."""
 
     def __init__(self, thread: int, name: str, begun: int) -> None:
         self.thread = thread
@@ -73,12 +73,12 @@ class Call:
         """The first argument, a number."""
         return int(re.split(r"[<,]", self.arguments, maxsplit=1)[0])
 
-    @property
+    @cached_property
     def numbers(self) -> list[int]:
         """The plain numbers among the arguments."""
         return [int(each) for each in self.arguments.split(", ") if each.isdecimal()]
 
-    @property
+    @cached_property
     def strings(self) -> list[bytes]:
         """The texts and buffers among the arguments."""
         return [bytes.fromhex(text.replace("\\x", "")) for text, _ in _found(self.arguments)]
@@ -88,7 +88,7 @@ class Call:
         """What was transferred, as far as strace kept it."""
         return b"".join(self.strings)
 
-    @property
+    @cached_property
     def is_cut(self) -> bool:
         """Whether strace kept only the beginning of a buffer."""
         return any(dots for _, dots in _found(self.arguments))
