@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from msgspec import Struct
 from task_server.client.client import Client
 from task_server.client.profile import Profile, read_profile
 from tests.e2e.kills import KILLED, summary
+from tests.e2e.processes import clean_environ
 
 COMMAND = (sys.executable, "-m", "task_server.cli")
 READY = "task-server ready on "
@@ -63,8 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     for folder in (data, *data.parents[:2]):
         folder.chmod(0o755)
     profile = tmp_path_factory.mktemp("profile") / "profile.json"
-    environ = {name: value for name, value in os.environ.items() if "TASK_SERVER" not in name}
-    environ |= {"TASK_SERVER_PROFILE": str(profile), "PYTHONUNBUFFERED": "1"}
+    environ = clean_environ() | {"TASK_SERVER_PROFILE": str(profile)}
     with (data / "up.log").open("w") as log:
         process = subprocess.Popen(
             [*COMMAND, "up", "--port", "0", "--slots", "2", "--data", str(data / "state")],

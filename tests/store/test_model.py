@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import tempfile
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -34,7 +32,7 @@ from task_server.store.states import Encoding
 from tests.delivery_model import PURGED, RUNNING
 from tests.store.delivery import BACKOFF, Agent, Delivery, success
 from tests.store.retained import purge
-from tests.store.sqlite.world import SqliteWorld
+from tests.store.sqlite.world import SqliteWorld, folder_in_memory
 from tests.store.world import (
     World,
     lease_of,
@@ -376,11 +374,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 @contextmanager
 def sqlite_world() -> Iterator[World]:
-    # Many fsyncs and no power cuts: memory will do, where there is a folder in it.
-    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(dir=memory) as folder:
-        (Path(folder) / "database").mkdir()
-        yield SqliteWorld(Path(folder) / "database")
+    with folder_in_memory() as folder:
+        yield SqliteWorld(folder)
 
 
 def run(

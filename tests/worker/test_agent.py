@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import errno
 import json
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -20,6 +19,7 @@ from task_server.store.blobs import name_of
 from task_server.worker import agent as agent_module
 from task_server.worker import environments, process_tree
 from task_server.worker.agent import Agent, Refused
+from tests.e2e.processes import clean_environ
 from tests.worker.scripted_server import ScriptedServer, problem, scripted_server
 
 pytestmark = pytest.mark.timeout(60)
@@ -379,12 +379,11 @@ async def test_a_token_that_is_revoked_ends_the_worker(
 async def test_a_refused_worker_exits_with_4(server: ScriptedServer, tmp_path: Path) -> None:
     server.join_status = 401
     command = [sys.executable, "-m", "task_server.cli", "worker", "--server", server.url]
-    environ = {name: value for name, value in os.environ.items() if "TASK_SERVER" not in name}
 
     done = await asyncio.to_thread(
         subprocess.run,
         [*command, "--data", str(tmp_path)],
-        env={**environ, "TASK_SERVER_TOKEN": "tsw_wrong"},
+        env={**clean_environ(), "TASK_SERVER_TOKEN": "tsw_wrong"},
         capture_output=True,
         timeout=30,
     )

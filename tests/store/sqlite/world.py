@@ -5,14 +5,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import shutil
+import tempfile
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from task_server.store.sqlite.store import SqliteStore
 from tests.store.sqlite.recount import recount
 from tests.store.world import JITTER, LEASE_SECONDS, World
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """A folder for a database: many fsyncs and no power cuts, so memory will do if there is any."""
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        made = Path(folder) / "database"
+        made.mkdir()
+        yield made
 
 
 class SqliteWorld(World):
