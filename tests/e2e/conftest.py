@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from msgspec import Struct
+from msgspec import Struct, convert
 
 from task_server.client.client import Client
 from task_server.client.profile import Profile, read_profile
-from tests.e2e.kills import KILLED, summary
+from tests.e2e.kills import KILLED, Killed, summary
 from tests.e2e.processes import clean_environ
 
 COMMAND = (sys.executable, "-m", "task_server.cli")
@@ -84,7 +84,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Tell what came of the servers that were killed under load."""
     rounds = [
-        killed
+        convert(killed, Killed)
         for reports in terminalreporter.stats.values()
         for report in reports
         if getattr(report, "when", None) == "call"

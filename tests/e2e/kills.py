@@ -14,7 +14,8 @@ from tests.e2e.load import Outcome
 from tests.e2e.watched import WatchedPlace
 
 KILLED = "killed"
-"""The property under which a test leaves what came of its kills, for the summary."""
+"""The property under which a test leaves what came of its kills, for the summary: plain values,
+which travel from the process that runs the test."""
 
 
 class Killed(Struct):

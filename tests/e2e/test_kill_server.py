@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec import to_builtins
 
 from task_server.protocol import ids
 from task_server.store.opening import is_postgres
@@ -70,7 +71,7 @@ def test_a_server_killed_under_load_loses_and_changes_nothing(
         outcome = load.finish()
     figures("%s, answered %.1f s later", outcome, time.monotonic() - begun)
     store = "postgres" if is_postgres(here.database) else "sqlite"
-    record_property(KILLED, Killed(store, seconds, outcome))
+    record_property(KILLED, to_builtins(Killed(store, seconds, outcome)))
 
     assert max(seconds) < RESTART_SECONDS
     assert outcome.faults == outcome.given_up == []
