@@ -12,12 +12,13 @@ from task_server.client.client import Client
 from task_server.client.future import Future
 from task_server.protocol.tasks import Error
 from tests.e2e.faulty_proxy import NOTHING, Asked, Fault, FaultyProxy, faulty_proxy
-from tests.e2e.processes import Place, place, until
+from tests.e2e.processes import Place, Process, place, until
 from tests.environments.small_index import SmallIndex, small_index, wheel
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
 LONG = 60.0
+Troubled = tuple[Process, list[Future[object]]]
 
 
 @pytest.fixture
@@ -35,12 +36,11 @@ def proxy(index: SmallIndex) -> Iterator[FaultyProxy]:
 
 
 class Trouble(Struct, frozen=True):
-    """What is wrong with the index, and what is told about it in the end."""
+    """What is wrong with the index."""
 
     fault: Fault = NOTHING
     status: int = 200
     content: bytes | None = None
-    said: str = "the package index could not be reached"
 
 
 TROUBLES = {
@@ -51,7 +51,6 @@ TROUBLES = {
     "breaks off": Trouble(Fault(cut_after=200)),
     "other content": Trouble(
         content=wheel("troubled", "1.0", {"troubled.py": "def name(): return 'not this'\n"}),
-        said="with another hash than the lock has",
     ),
 }
 
@@ -168,20 +167,40 @@ def test_an_index_in_trouble_while_packages_are_fetched_is_asked_again(
     assert [each.status().attempt for each in futures] == [1, 1]
 
 
-@pytest.mark.parametrize("name", list(TROUBLES))
-def test_an_index_that_stays_in_trouble_fails_the_tasks_that_need_it_and_says_why(
-    here: Place, workshop: Workshop, client: Client, name: str
-) -> None:
+def troubled(here: Place, workshop: Workshop, client: Client, name: str, tasks: int) -> Troubled:
+    """Tasks whose packages are to be fetched now, by a worker whose others are there."""
     worker = here.worker(slots=2, environ=workshop.environ("worker"))
     assert name_of(client, "sound").result(timeout=20) == "sound"
     sleepers = [client.submit("time:sleep", LONG) for _ in range(2)]  # all slots are taken
     until(lambda: {each.status().state for each in sleepers} == {"running"})
-    future = name_of(client, "troubled")
-    locked(future)
+    futures = [name_of(client, "troubled") for _ in range(tasks)]
+    for each in futures:
+        locked(each)
     workshop.begin(TROUBLES[name])
     for each in sleepers:
         each.cancel()
     workshop.has_met_it()
+    return worker, futures
+
+
+@pytest.mark.parametrize("name", ["away", "fails", "hangs"])
+def test_tasks_outlive_an_index_that_stays_in_trouble_and_take_no_slot(
+    here: Place, workshop: Workshop, client: Client, name: str
+) -> None:
+    worker, futures = troubled(here, workshop, client, name, 3)
+
+    until(lambda: worker.output().count("is built again in") >= 4, 60, "it gave them back")
+    others_go_on(client)
+    assert {each.status().state for each in futures} <= {"queued", "running"}
+    workshop.end()
+
+    assert [each.result(timeout=30) for each in futures] == ["troubled"] * 3
+
+
+def test_an_index_with_other_content_fails_the_tasks_that_need_it_and_says_why(
+    here: Place, workshop: Workshop, client: Client
+) -> None:
+    worker, (future,) = troubled(here, workshop, client, "other content", 1)
 
     others_go_on(client)
     assert future.refresh(40)
@@ -189,7 +208,8 @@ def test_an_index_that_stays_in_trouble_fails_the_tasks_that_need_it_and_says_wh
 
     view = future.status()
     assert view.state == "failed" and isinstance(view.error, Error), view
-    assert view.error.kind == "environment" and TROUBLES[name].said in view.error.message
+    assert view.error.kind == "environment"
+    assert "with another hash than the lock has" in view.error.message
     assert "Traceback" not in view.error.message and worker.is_alive()
     workshop.end()
     assert name_of(client, "troubled").result(timeout=30) == "troubled"

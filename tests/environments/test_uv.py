@@ -140,6 +140,7 @@ def test_the_first_line_names_the_cause(
 
     assert failure.message.startswith(first_line)
     assert (failure.is_retryable, failure.is_unfit) == (is_retryable, is_unfit)
+    assert failure.is_away == ("could not be reached" in first_line)
     assert "hint" not in failure.message
 
 

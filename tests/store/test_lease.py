@@ -325,6 +325,20 @@ async def test_a_worker_that_cannot_build_is_not_asked_for_ten_minutes(world: Wo
     assert ids(await unfit.take()) == accepted.ids
 
 
+async def test_a_worker_whose_index_is_away_is_not_asked_for_a_while_at_no_cost(
+    world: World,
+) -> None:
+    accepted = await world.submit()
+    waiting, other = await world.worker(), await world.worker()
+
+    for _ in range(7):
+        await waiting.report(released(await waiting.take_one(), pause_seconds=60.0))
+        assert await waiting.take() == []
+        await world.advance(61)
+
+    assert ids(await other.take()) == accepted.ids
+
+
 async def test_that_is_remembered_over_a_restart(world: World) -> None:
     await world.submit()
     unfit = await world.worker()

@@ -139,6 +139,30 @@ async def test_a_retry_has_it_locked_again(world: World) -> None:
     assert [each.id for each in await worker.take(5)] == accepted.ids
 
 
+async def test_a_lock_made_later_tells_why_and_counts_only_if_it_should(world: World) -> None:
+    accepted = await world.submit(kind=UNLOCKED)
+
+    for counts in (False, True):
+        at = world.clock.now + 5
+        await world.store.lock_later("numpy", at=at, reason="it is away", counts=counts)
+
+    assert await world.store.open_requests(world.clock.now) == []
+    assert await world.store.open_requests(world.clock.now + 6) == [("numpy", "3.11", 1)]
+    row = await world.store.task(accepted.ids[0], 1)
+    assert row is not None and row.request_error == "it is away"
+
+
+async def test_what_could_not_be_locked_is_left_alone_once_nobody_waits(world: World) -> None:
+    accepted = await world.submit(kind=UNLOCKED)
+    await world.store.lock_later("numpy", at=world.clock.now, reason="it is away", counts=False)
+
+    await world.store.cancel(1, accepted.ids)
+    assert await world.store.open_requests(world.clock.now + 1) == []
+
+    await world.submit(kind=UNLOCKED)
+    assert [text for text, *_ in await world.store.open_requests(world.clock.now + 1)] == ["numpy"]
+
+
 async def test_a_failure_told_after_the_lock_changes_nothing(world: World) -> None:
     accepted = await world.submit(kind=UNLOCKED)
     await world.store.locked("numpy", environment="f" * 64, python="3.11", lock="")

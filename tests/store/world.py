@@ -116,9 +116,16 @@ def crashed(dealt: Dealt) -> AttemptReport:
     return AttemptReport(lease_of(dealt), "crashed", Encoding.ERROR, b"")
 
 
-def released(dealt: Dealt, *, unfit: bool = False) -> AttemptReport:
+def released(dealt: Dealt, *, unfit: bool = False, pause_seconds: float = 0.0) -> AttemptReport:
     """The report of a task given back."""
-    return AttemptReport(lease_of(dealt), "released", Encoding.ERROR, b"", unfit=unfit)
+    return AttemptReport(
+        lease_of(dealt),
+        "released",
+        Encoding.ERROR,
+        b"",
+        unfit=unfit,
+        pause_seconds=pause_seconds,
+    )
 
 
 def held(dealt: Dealt, phase: Phase = "leased") -> Held:

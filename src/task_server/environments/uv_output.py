@@ -1,5 +1,7 @@
 """Say in plain words why uv failed, without secrets and paths, and whether a retry may help."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,11 +31,13 @@ class Failure:
     """Why uv failed. The first line of `message` names the cause.
 
     `is_retryable`: it may well work later. `is_unfit`: this machine is at fault, another may do.
+    `is_away`: the index could not be reached, which says nothing about what was asked for.
     """
 
     message: str
     is_retryable: bool
     is_unfit: bool = False
+    is_away: bool = False
 
 
 def readable(output: str) -> str:
@@ -61,14 +65,14 @@ def explain(output: str) -> Failure:
     for rule in _RULES:
         match = rule.pattern.search(text)
         if match:
-            return _failure(rule.say(match, text), output, rule.is_retryable, rule.is_unfit)
-    return _failure(_last_cause(text) or "uv failed", output, False, False)
+            return _failure(rule.say(match, text), output, rule)
+    return _failure(_last_cause(text) or "uv failed", output, _UNKNOWN)
 
 
-def _failure(cause: str, output: str, is_retryable: bool, is_unfit: bool) -> Failure:
+def _failure(cause: str, output: str, rule: _Rule) -> Failure:
     details = readable(output)
     message = cause if details in ("", cause) else f"{cause}\n{details}"
-    return Failure(bounded(message), is_retryable, is_unfit)
+    return Failure(bounded(message), rule.is_retryable, rule.is_unfit, rule.is_away)
 
 
 def _clean(output: str) -> str:
@@ -90,6 +94,7 @@ class _Rule:
     say: Callable[[re.Match[str], str], str]
     is_retryable: bool = False
     is_unfit: bool = False
+    is_away: bool = False
 
 
 def _full(match: re.Match[str], _text: str) -> str:
@@ -145,6 +150,9 @@ def _words(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE)
 
 
+# What no rule knows.
+_UNKNOWN = _Rule(re.compile(""), lambda match, text: "")
+
 # The first rule that is found is told: what the machine or the index lacks comes before what the
 # request lacks, because a missing answer of the index reads like a missing package.
 _RULES: Sequence[_Rule] = (
@@ -159,7 +167,8 @@ _RULES: Sequence[_Rule] = (
             r"|network was disabled|connection (?:reset|refused|closed)"
         ),
         _unreachable,
-        True,
+        is_retryable=True,
+        is_away=True,
     ),
     _Rule(_words(rf"{_REQUIREMENT} was not found in the (?:package registry|cache)"), _unknown),
     _Rule(_words(rf"there is no version of {_REQUIREMENT}"), _no_version),

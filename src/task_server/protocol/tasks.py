@@ -232,6 +232,8 @@ class TaskView(Struct, kw_only=True, omit_defaults=True):
     tags: list[str]
     estimate: TaskEstimate
     encoding: str | None
+    waits_for: str | UnsetType = UNSET
+    """Why its phase still is `locking`, when that took more than one try."""
     answer: Raw = Raw()
     blob: str | UnsetType = UNSET
     error: Error | UnsetType = UNSET

@@ -66,6 +66,8 @@ class Report(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=Tru
     error: Error | None = None
     unfit: bool = False
     """A release because this worker cannot build or hold it, not because it has no time."""
+    pause: float = 0.0
+    """A release because the package index is away: seconds without tasks of its environment."""
     resolved: Resolved | None = None
     usage: Usage | None = None
     log: str | None = None

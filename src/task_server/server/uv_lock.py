@@ -18,12 +18,16 @@ LOCK_SECONDS = 120.0
 
 
 class LockFailed(Exception):
-    """A request that could not be locked; `is_retryable` says whether trying later may help."""
+    """A request that could not be locked; `is_retryable` says whether trying later may help.
 
-    def __init__(self, message: str, *, is_retryable: bool) -> None:
+    `is_away`: the index did not answer, so it is no fault of the request.
+    """
+
+    def __init__(self, message: str, *, is_retryable: bool, is_away: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.is_retryable = is_retryable
+        self.is_away = is_away
 
 
 async def lock(
@@ -86,7 +90,7 @@ async def _run(
             output, errors = await process.communicate()
     except TimeoutError:
         message = f"the package index did not answer within {timeout_seconds:g} s"
-        raise LockFailed(message, is_retryable=True) from None
+        raise LockFailed(message, is_retryable=True, is_away=True) from None
     finally:
         await _end(process)
     if process.returncode:
@@ -115,7 +119,7 @@ def _failed(returncode: int, errors: str) -> LockFailed:
     if returncode < 0:
         return LockFailed(f"uv was killed by signal {-returncode}", is_retryable=True)
     failure = explain(errors)
-    return LockFailed(failure.message, is_retryable=failure.is_retryable)
+    return LockFailed(failure.message, is_retryable=failure.is_retryable, is_away=failure.is_away)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

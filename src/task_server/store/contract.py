@@ -218,6 +218,7 @@ class AttemptReport(Struct):
     """The answer, the blob's digest or the error, as kept and given out."""
     error_kind: str = ""
     unfit: bool = False
+    pause_seconds: float = 0.0
     used: Used | None = None
     log: bytes = b""
     task: bytes | None = None
@@ -450,10 +451,16 @@ class Store(UpkeepStore, Protocol):
         """Python, lock and moment of an environment."""
 
     async def open_requests(self, now: float) -> list[tuple[str, str, int]]:
-        """Environment requests to lock now: text, Python, tries so far."""
+        """Environment requests to lock now: text, Python, tries so far.
 
-    async def lock_later(self, text: str, *, at: float) -> None:
-        """An environment request could not be locked now: not before `at` again."""
+        One that failed before is among them only while tasks wait for it.
+        """
+
+    async def lock_later(self, text: str, *, at: float, reason: str, counts: bool) -> None:
+        """An environment request could not be locked now for this reason: not before `at` again.
+
+        `counts`: as one of its tries.
+        """
 
     async def keep_empty_lock(self, python: str, *, now: float) -> None:
         """Store the lock of the empty environment of a Python."""

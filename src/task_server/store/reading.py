@@ -52,9 +52,11 @@ class Reads(Keeping):
         """Environment requests to lock now: text, Python, tries so far."""
         return await self.read(lambda rows: environments.open_requests(rows, now))
 
-    async def lock_later(self: Lends, text: str, *, at: float) -> None:
-        """An environment request could not be locked now: not before `at` again."""
-        await self.write(lambda rows: environments.lock_later(rows, text, at=at))
+    async def lock_later(self: Lends, text: str, *, at: float, reason: str, counts: bool) -> None:
+        """An environment request could not be locked now for this reason: not before `at` again."""
+        await self.write(
+            lambda rows: environments.lock_later(rows, text, at=at, reason=reason, counts=counts)
+        )
 
     async def keep_empty_lock(self: Lends, python: str, *, now: float) -> None:
         """Store the lock of the empty environment of a Python."""

@@ -31,6 +31,8 @@ class TaskRow(Struct):
     request_state: int
     pending: int = 0
     """How many tasks it waits for."""
+    request_error: str | None = None
+    """Why its environment could not be locked at the last try."""
 
 
 class AnswerRow(Struct):

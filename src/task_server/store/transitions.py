@@ -167,6 +167,12 @@ def release(row: Row, *, unfit: bool, policy: Policy) -> Change:
     return change
 
 
+def exclusion_seconds(*, unfit: bool, pause_seconds: float, policy: Policy) -> float:
+    """T10: for how long the worker is given nothing of that environment; 0: it may be at once."""
+    longest = policy.exclusion_seconds
+    return longest if unfit else min(max(pause_seconds, 0.0), longest)
+
+
 def cancel(state: State) -> Verdict:
     """T11."""
     if not state.is_terminal:

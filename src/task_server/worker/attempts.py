@@ -137,9 +137,9 @@ def refused(report: Report, message: str) -> Report:
     )
 
 
-def released(attempt: Attempt, *, unfit: bool = False) -> Report:
+def released(attempt: Attempt, *, unfit: bool = False, pause_seconds: float = 0.0) -> Report:
     """The report of an attempt that never started."""
-    return Report(lease=attempt.lease, outcome="released", unfit=unfit)
+    return Report(lease=attempt.lease, outcome="released", unfit=unfit, pause=pause_seconds)
 
 
 def crashed(attempt: Attempt, message: str) -> Report:

@@ -46,13 +46,22 @@ class BuildFailed(Exception):
     """An environment that could not be built; the first line of `message` names the cause.
 
     `is_retryable`: it may work later. `is_unfit`: this machine is at fault, another may do.
+    `is_away`: the index could not be reached.
     """
 
-    def __init__(self, message: str, *, is_retryable: bool, is_unfit: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        is_retryable: bool,
+        is_unfit: bool = False,
+        is_away: bool = False,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.is_retryable = is_retryable
         self.is_unfit = is_unfit
+        self.is_away = is_away
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,7 +395,10 @@ def _failed(returncode: int, output: str) -> BuildFailed:
         return BuildFailed(f"uv was killed by signal {-returncode}", is_retryable=True)
     failure = explain(output)
     return BuildFailed(
-        failure.message, is_retryable=failure.is_retryable, is_unfit=failure.is_unfit
+        failure.message,
+        is_retryable=failure.is_retryable,
+        is_unfit=failure.is_unfit,
+        is_away=failure.is_away,
     )
 
 

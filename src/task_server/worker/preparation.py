@@ -12,6 +12,7 @@ from msgspec import UnsetType
 
 from task_server import errors
 from task_server.protocol.workers import Assignment, Report
+from task_server.worker.absences import Absences
 from task_server.worker.attempts import (
     Attempt,
     failed,
@@ -42,6 +43,7 @@ class Preparation:
         self._disk = disk
         self._limits = limits
         self._ready: dict[str, Environment] = {}
+        self._absences = Absences()
 
     def at_once(self, attempt: Attempt) -> Environment | None:
         """The environment, if nothing is to be waited for; the call is made then."""
@@ -58,10 +60,7 @@ class Preparation:
             attempt.call = await self._call(attempt.assignment)
             return environment
         except BuildFailed as error:
-            if error.is_unfit:
-                log.warning("an environment does not fit here: %s", error)
-                return released(attempt, unfit=True)
-            return failed(attempt, "environment", str(error))
+            return self._not_built(attempt, error)
         except errors.RequestError as error:
             return failed(attempt, "not_found", f"what the task needs is not there: {error}")
         except errors.ServerUnreachable as error:
@@ -71,6 +70,16 @@ class Preparation:
             log.warning("a task cannot be prepared here: %s", error)
             return released(attempt, unfit=not self._disk.note(error))
 
+    def _not_built(self, attempt: Attempt, error: BuildFailed) -> Report:
+        if error.is_unfit:
+            log.warning("an environment does not fit here: %s", error)
+            return released(attempt, unfit=True)
+        if error.is_away:
+            seconds = self._absences.note(attempt.assignment.environment, time.monotonic())
+            log.warning("an environment is built again in %.0f s: %s", seconds, error)
+            return released(attempt, pause_seconds=seconds)
+        return failed(attempt, "environment", str(error))
+
     async def _environment(self, attempt: Attempt) -> Environment:
         digest = attempt.assignment.environment
         found = self._ready.get(digest)
@@ -79,6 +88,7 @@ class Preparation:
         attempt.phase = "installing"
         begun = time.monotonic()
         found = self._ready[digest] = await self._build(digest)
+        self._absences.forget(digest)
         attempt.install_seconds = time.monotonic() - begun
         attempt.phase = "leased"
         return found
@@ -88,7 +98,7 @@ class Preparation:
             try:
                 return await self._environments.ready(digest, self._resources.lock)
             except BuildFailed as error:
-                if error.is_unfit or not error.is_retryable:
+                if error.is_unfit or not error.is_retryable or self._absences.has(digest):
                     raise
                 await asyncio.sleep(BUILD_PAUSE_SECONDS)
         return await self._environments.ready(digest, self._resources.lock)

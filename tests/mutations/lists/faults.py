@@ -51,9 +51,23 @@ GUARDS = [
     Guard(
         "server/upkeep/lock.py",
         "an index in trouble is asked once only",
-        "            if error.is_retryable and tries + 1 < MAXIMUM_TRIES:",
-        "            if False:",
+        "        if error.is_retryable and tries + 1 < MAXIMUM_TRIES:",
+        "        if False:",
         "tests/server/test_locker.py",
+    ),
+    Guard(
+        "server/upkeep/lock.py",
+        "an index that is away fails tasks in the end",
+        "        if error.is_away:",
+        "        if False:",
+        "tests/server/test_locker.py",
+    ),
+    Guard(
+        "worker/preparation.py",
+        "a task fails for an index that is away from its worker",
+        "        if error.is_away:",
+        "        if False:",
+        "tests/e2e/test_index_faults.py -k outlive",
     ),
     Guard(
         "server/run.py",
@@ -107,8 +121,8 @@ GUARDS = [
     Guard(
         "worker/preparation.py",
         "packages are fetched once only",
-        "                if error.is_unfit or not error.is_retryable:\n",
-        "                if True:\n",
+        "if error.is_unfit or not error.is_retryable or self._absences.has(digest):",
+        "if True:",
         "tests/e2e/test_index_faults.py -k asked_again",
     ),
 ]

@@ -92,8 +92,8 @@ GUARDS = [
     _guard(
         "finish",
         "a worker that is unfit gets the same task again",
-        "        if report.unfit:\n            _mark_broken(group, session, row)",
-        "        if False:\n            _mark_broken(group, session, row)",
+        "        _mark_broken(group, session, row, report)",
+        "        pass",
     ),
     _guard(
         "finish",

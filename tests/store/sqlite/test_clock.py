@@ -161,7 +161,9 @@ async def test_a_request_for_an_environment_is_tried_again_soon(
 ) -> None:
     text = "python 3.11 requests"
     await world.submit(kind=spec(request=text, environment=None))
-    await world.store.lock_later(text, at=world.clock.now + 2)
+    await world.store.lock_later(
+        text, at=world.clock.now + 2, reason="the index is away", counts=False
+    )
 
     await set_clock(world, by)
 

@@ -134,6 +134,7 @@ def _report(state: State, report: Report) -> AttemptReport:
         answer,
         error_kind=report.error.kind if report.error else "",
         unfit=report.unfit,
+        pause_seconds=report.pause,
         used=_used(report) if report.outcome in ("succeeded", "failed") else None,
         log=_log(state, report.log),
     )

@@ -59,6 +59,8 @@ def task_view(state: State, row: TaskRow) -> TaskView:
         ),
         encoding=row.encoding.word if row.encoding is not None else None,
     )
+    if view.phase == "locking" and row.request_error is not None:
+        view.waits_for = row.request_error
     _add_outcome(view, row.encoding, row.outcome)
     return view
 

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 AT_ONCE = 2
 MAXIMUM_TRIES = 5
 FIRST_WAIT_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 60.0
 
 
 class Locker:
@@ -24,6 +25,8 @@ class Locker:
         self._state = state
         self._news = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._in_vain: dict[str, int] = {}
+        """How often the index was away when a request's versions were asked for."""
 
     def wake(self) -> None:
         """There are new requests."""
@@ -70,12 +73,31 @@ class Locker:
         try:
             found = await lock(EnvironmentRequest.from_text(text))
         except LockFailed as error:
-            if error.is_retryable and tries + 1 < MAXIMUM_TRIES:
-                wait = FIRST_WAIT_SECONDS * 2**tries
-                log.warning("lock of %r failed, again in %.0f s: %s", text, wait, error.message)
-                await store.lock_later(text, at=self._state.clock() + wait)
-                return
-            log.info("lock of %r failed for good", text)
-            await store.lock_failed(text, error.message)
+            await self._failed(text, tries, error)
             return
+        self._in_vain.pop(text, None)
         await store.locked(text, environment=found.digest, python=found.python, lock=found.text)
+
+    async def _failed(self, text: str, tries: int, error: LockFailed) -> None:
+        wait = self._wait_seconds(text, tries, error)
+        if wait is None:
+            log.info("lock of %r failed for good", text)
+            self._in_vain.pop(text, None)
+            await self._state.store.lock_failed(text, error.message)
+            return
+        log.warning("lock of %r failed, again in %.0f s: %s", text, wait, error.message)
+        await self._state.store.lock_later(
+            text,
+            at=self._state.clock() + wait,
+            reason=error.message.partition("\n")[0],
+            counts=not error.is_away,
+        )
+
+    def _wait_seconds(self, text: str, tries: int, error: LockFailed) -> float | None:
+        """Until the next try; None: there is none. An index that is away is asked for ever."""
+        if error.is_away:
+            tries = self._in_vain[text] = self._in_vain.get(text, 0) + 1
+            return min(FIRST_WAIT_SECONDS * 2.0 ** min(tries - 1, 16), LONGEST_WAIT_SECONDS)
+        if error.is_retryable and tries + 1 < MAXIMUM_TRIES:
+            return FIRST_WAIT_SECONDS * 2.0**tries
+        return None

@@ -319,8 +319,7 @@ async def _give_up(group: Group, changes: Changes, told: Told, attempt: Attempt)
     else:
         change = transitions.release(row.as_row(), unfit=report.unfit, policy=group.policy)
         group.settle(row.kind.spec.owner, predicted=row.predicted, seconds=0.0)
-        if report.unfit:
-            await _mark_broken(group, told.worker, row)
+        await _mark_broken(group, told, row)
     if report.log:
         await group.write_logs([(row.number, row.attempt, report.log)])
     changes.end_attempt(row)
@@ -328,12 +327,15 @@ async def _give_up(group: Group, changes: Changes, told: Told, attempt: Attempt)
     return Decided(200)
 
 
-async def _mark_broken(group: Group, worker: int, row: FullRow) -> None:
-    memory = group.memory
+async def _mark_broken(group: Group, told: Told, row: FullRow) -> None:
+    memory, report = group.memory, told.report
     request = memory.requests_by_number[memory.lanes[row.kind.lane].request]
-    if request.environment is None:
+    seconds = transitions.exclusion_seconds(
+        unfit=report.unfit, pause_seconds=report.pause_seconds, policy=group.policy
+    )
+    if request.environment is None or not seconds:
         return
-    pair, until = (worker, request.environment), group.now + group.policy.exclusion_seconds
+    pair, until = (told.worker, request.environment), group.now + seconds
     group.broken[pair] = until
     await group.execute(
         "INSERT INTO worker_environments (worker, environment, state, broken_until, told_at)"

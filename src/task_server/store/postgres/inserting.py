@@ -63,7 +63,8 @@ _REQUESTS = """
 SELECT request, text, python, environment, state FROM environment_requests
  WHERE request = ANY($1::int[]) ORDER BY request FOR UPDATE"""
 _LOCK_AGAIN = """
-UPDATE environment_requests SET state = 0, tries = 0, try_at = 0 WHERE request = ANY($1::int[])"""
+UPDATE environment_requests SET state = 0, tries = 0, try_at = 0, error = NULL
+ WHERE request = ANY($1::int[])"""
 
 
 async def store(group: Group, plans: Sequence[Plan]) -> None:

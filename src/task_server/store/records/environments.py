@@ -32,18 +32,33 @@ async def keep_empty(rows: Rows, python: str, *, now: float) -> None:
     await keep(rows, lock.digest, python=python, lock=lock.text, now=now)
 
 
+_WANTED = (
+    "SELECT l.request FROM kind_load q JOIN kinds k USING (kind) JOIN lanes l USING (lane)"
+    " GROUP BY l.request HAVING sum(q.queued) > 0"
+)
+
+
 async def open_requests(rows: Rows, now: float) -> list[tuple[str, str, int]]:
-    """Environment requests to lock now: text, Python, tries so far."""
+    """Environment requests to lock now: text, Python, tries so far.
+
+    One that failed before is among them only while tasks wait for it.
+    """
     found = await rows.fetch(
-        "SELECT text, python, tries FROM environment_requests WHERE state = 0 AND try_at <= ?"
-        " ORDER BY request LIMIT 100",
+        "SELECT text, python, tries FROM environment_requests"
+        f" WHERE state = 0 AND try_at <= ? AND (error IS NULL OR request IN ({_WANTED}))"
+        " ORDER BY try_at, request LIMIT 100",
         now,
     )
     return [(text, python, tries) for text, python, tries in found]
 
 
-async def lock_later(rows: Rows, text: str, *, at: float) -> None:
+async def lock_later(rows: Rows, text: str, *, at: float, reason: str, counts: bool) -> None:
     """An environment request could not be locked now: not before `at` again."""
     await rows.execute(
-        "UPDATE environment_requests SET tries = tries + 1, try_at = ? WHERE text = ?", at, text
+        "UPDATE environment_requests SET tries = tries + ?, try_at = ?, error = ?"
+        " WHERE text = ? AND state = 0",
+        int(counts),
+        at,
+        reason,
+        text,
     )

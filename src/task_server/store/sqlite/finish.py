@@ -205,8 +205,7 @@ def _give_up(group: Group, session: Session, report: AttemptReport, attempt: Att
     else:
         change = transitions.release(row.as_row(), unfit=report.unfit, policy=group.policy)
         settle(group, row, seconds=0.0)
-        if report.unfit:
-            _mark_broken(group, session, row)
+        _mark_broken(group, session, row, report)
     if report.log:
         group.write_logs([(row.number, row.attempt, report.log)])
     end_attempt(group, row, told=None, is_stopped=False)
@@ -214,11 +213,14 @@ def _give_up(group: Group, session: Session, report: AttemptReport, attempt: Att
     return Decided(200)
 
 
-def _mark_broken(group: Group, session: Session, row: FullRow) -> None:
+def _mark_broken(group: Group, session: Session, row: FullRow, report: AttemptReport) -> None:
     request = group.memory.requests_by_number[group.memory.lanes[row.kind.lane].request]
-    if request.environment is None:
+    seconds = transitions.exclusion_seconds(
+        unfit=report.unfit, pause_seconds=report.pause_seconds, policy=group.policy
+    )
+    if request.environment is None or not seconds:
         return
-    until = group.now + group.policy.exclusion_seconds
+    until = group.now + seconds
     group.memory.broken[session.worker, request.environment] = until
     group.connection.execute(
         "INSERT OR REPLACE INTO worker_environments (worker, environment, state, broken_until)"

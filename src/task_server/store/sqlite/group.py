@@ -101,8 +101,8 @@ class Group:
         request = self.memory.requests[kind.spec.request]
         if request.state == FAILED_REQUEST:  # the index may have it by now
             self.connection.execute(
-                "UPDATE environment_requests SET state = 0, tries = 0, try_at = 0"
-                " WHERE request = ?",
+                "UPDATE environment_requests SET state = 0, tries = 0, try_at = 0,"
+                " error = NULL WHERE request = ?",
                 (request.number,),
             )
             request = Request(request.number, request.text, request.python, None, 0)
