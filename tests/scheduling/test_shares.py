@@ -35,6 +35,18 @@ def test_who_comes_back_is_lifted_to_the_least_of_the_others() -> None:
     assert shares.charged[3] == 50.0
 
 
+def test_what_is_only_predicted_lifts_nobody() -> None:
+    shares = Shares({})
+    shares.begin([1])
+    shares.charge(1, 50.0)
+    assert shares.would_lift([1, 2])
+
+    shares.begin([1, 2], {1: 40.0})
+
+    assert shares.charged == {1: 50.0, 2: 10.0}
+    assert not shares.would_lift([1, 2])
+
+
 def test_who_has_more_already_is_not_lifted() -> None:
     shares = Shares({3: 90.0})
     shares.begin([1])

@@ -117,13 +117,27 @@ async def test_owners_share_by_seconds_not_by_tasks(world: World) -> None:
 async def test_an_owner_back_from_idle_has_saved_up_nothing(world: World) -> None:
     await world.submit(count=40)
     worker = await world.worker(slots=1000)
-    await worker.take(20)
+    done = await worker.take(20)
+    await worker.report(*[succeeded(each, used=Used(run_seconds=1.0)) for each in done])
     await world.submit(count=40, kind=spec(owner=2))
 
     dealt = await worker.take(10)
 
     owners = [each.kind.spec.owner for each in dealt]
     assert (owners.count(1), owners.count(2)) == (5, 5)
+
+
+async def test_an_owner_back_from_idle_does_not_pay_for_what_others_may_take(world: World) -> None:
+    await world.submit(count=40)
+    worker = await world.worker(slots=1000)
+    flood = await worker.take(20)
+    await world.submit(count=40, kind=spec(owner=2))
+
+    dealt = await worker.take(10)
+    await worker.report(*[succeeded(each, used=Used(run_seconds=0.0)) for each in flood])
+
+    assert {each.kind.spec.owner for each in dealt} == {2}
+    assert {each.kind.spec.owner for each in await worker.take(5)} == {1}
 
 
 async def test_what_a_task_took_replaces_what_was_charged(world: World) -> None:

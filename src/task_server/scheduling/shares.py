@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class Shares:
@@ -18,10 +18,23 @@ class Shares:
         """The least share of those; others are lifted to it when they come back."""
         self._kept = dict(kept)
 
-    def begin(self, owners: Iterable[int]) -> None:
-        """Before a deal: lift owners that come back from idle, so that idling saves up nothing."""
+    def would_lift(self, owners: Iterable[int]) -> bool:
+        """Whether `begin` needs to know what of the charges is a mere prediction."""
+        if not self.active:
+            return False
+        least = min(self.charged[owner] for owner in self.active)
+        return any(self.charged.get(owner, 0.0) < least for owner in set(owners) - self.active)
+
+    def begin(self, owners: Iterable[int], in_flight: Mapping[int, float] | None = None) -> None:
+        """Before a deal: lift owners that come back from idle, so that idling saves up nothing.
+
+        `in_flight`: seconds predicted of what each owner has running, less what it has run. They
+        are charged, yet lift nobody: who comes back does not pay for a prediction that is too high.
+        """
+        predicted = in_flight or {}
         if self.active:
-            self.floor = min(self.charged[owner] for owner in self.active)
+            floor = min(self.charged[owner] - predicted.get(owner, 0.0) for owner in self.active)
+            self.floor = max(floor, 0.0)
         present = set(owners)
         for owner in present - self.active:
             self.charged[owner] = max(self.charged.get(owner, 0.0), self.floor)

@@ -41,6 +41,7 @@ RARE = {
     ("clock", "_PLAIN_BACK"): "the same",
     ("sweep", "_FORGET"): "of the sessions that are live",
     ("sweep", "_SEEN"): "the same",
+    ("lease", "_IN_FLIGHT"): "of what runs, when an owner comes back beside others",
     ("sweep", "_OF_REQUEST"): "of the tasks that are delayed, when a lock fails for good",
 }
 """What may walk, and when."""

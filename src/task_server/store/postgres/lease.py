@@ -26,6 +26,11 @@ SELECT s.session, h.kind, h.is_short, h.count
      GROUP BY t.kind, t.is_short) h ON true
  WHERE s.is_over + 0 = 0 AND s.number = w.number AND s.alive_until > $3
    FOR UPDATE OF s SKIP LOCKED"""
+_IN_FLIGHT = """
+SELECT k.owner, sum(greatest(abs(t.predicted) - greatest($1 - t.started_at, 0), 0))
+  FROM tasks t JOIN kinds k ON k.kind = t.kind
+ WHERE t.state = 2
+ GROUP BY k.owner"""
 _TAKE = """
 UPDATE tasks t SET state = 2, attempt = w.attempt + 1, session = w.session, reply = w.reply,
        secret = w.secret, is_short = w.is_short, phase = 0,
@@ -68,7 +73,7 @@ async def _dealt(group: Group) -> list[Taken]:
     if not most:
         return []
     looked = Looked(group, lanes, most=most)
-    group.memory.shares.begin(lane.owner for lane in lanes)
+    await _begin_shares(group, {lane.owner for lane in lanes})
     for some in _by_share(group, [lane for lane in lanes if lane.number in fitting], most):
         await looked.look_at(some)
         await _deal(group, list(rooms.values()), looked)
@@ -76,6 +81,14 @@ async def _dealt(group: Group) -> list[Taken]:
             break
     looked.remember()
     return _taken(rooms)
+
+
+async def _begin_shares(group: Group, owners: set[int]) -> None:
+    shares = group.memory.shares
+    in_flight = None
+    if shares.would_lift(owners):
+        in_flight = dict(await group.fetch(_IN_FLIGHT, group.now))
+    shares.begin(owners, in_flight)
 
 
 def _by_share(group: Group, lanes: Sequence[LaneFacts], most: int) -> Iterator[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from task_server.scheduling.shares import Shares
 
@@ -30,14 +30,14 @@ class Ledger(Shares):
         self._lifts: dict[int, float] = {}
         self._moves: dict[int, float] = defaultdict(float)
 
-    def begin(self, owners: Iterable[int]) -> None:
+    def begin(self, owners: Iterable[int], in_flight: Mapping[int, float] | None = None) -> None:
         """Before a deal: lift owners that come back from idle."""
         present = set(owners)
         if self._active_before is None:
             self._active_before = self.active
         returning = present - self.active
         shares = {owner: self._note(owner) for owner in returning}
-        super().begin(present)
+        super().begin(present, in_flight)
         for owner, share in shares.items():
             if self.charged[owner] > share:
                 self._lifts[owner] = self.charged[owner]

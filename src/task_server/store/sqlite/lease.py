@@ -34,6 +34,7 @@ def deal_to_parked(group: Group) -> list[Waiter]:
         return []
     memory.broken = {pair: until for pair, until in memory.broken.items() if until > group.now}
     rooms = [_room(waiter, memory.broken) for waiter in waiting]
+    _begin_shares(group, {lane.owner for lane in lanes})
     deal(rooms, lanes, shares=memory.shares, refill=group.refill)
     taken: list[Taken] = []
     for room, waiter in zip(rooms, waiting, strict=True):
@@ -45,6 +46,17 @@ def deal_to_parked(group: Group) -> list[Waiter]:
         return []
     _take(group, taken)
     return _hand_over(group, taken)
+
+
+def _begin_shares(group: Group, owners: set[int]) -> None:
+    shares = group.memory.shares
+    in_flight: dict[int, float] = defaultdict(float)
+    if shares.would_lift(owners):
+        for session in group.memory.sessions.values():
+            for running in session.leases.values():
+                left = abs(running.predicted) - (group.now - running.started_at)
+                in_flight[running.kind.spec.owner] += max(left, 0.0)
+    shares.begin(owners, in_flight)
 
 
 def _active_lanes(group: Group) -> list[Lane[Queued]]:
