@@ -205,14 +205,18 @@ def test_a_failure_is_raised_at_its_place() -> None:
     assert [answer.state for answer in batch.answers()] == ["succeeded", "failed", "succeeded"]
 
 
+ENDED = {"kind": "lost", "type": "DependencyEnded", "message": "task 7 failed", "traceback": ""}
+
+
 def test_as_completed_gives_answers_in_the_order_of_ending() -> None:
-    batch, _, transport = mapped([line(2) + line(0) + line(1, state="cancelled")])
+    batch, _, transport = mapped([line(2) + line(0) + line(1, state="cancelled", error=ENDED)])
 
     answers = list(batch.as_completed())
 
     assert [answer.index for answer in answers] == [2, 0, 1]
     assert answers[0].result() == 20 and answers[0].exception() is None
     assert isinstance(answers[2].exception(), errors.TaskCancelled)
+    assert "DependencyEnded: task 7 failed" in str(answers[2].exception())
     assert "order=finished" in transport.requests[1].path
 
 

@@ -340,6 +340,21 @@ def test_a_cancelled_task_raises_the_standard_error_too() -> None:
     assert isinstance(caught.value, errors.TaskCancelled) and future.cancelled()
 
 
+@pytest.mark.parametrize("look", ["result", "exception"])
+def test_a_task_that_was_cancelled_for_another_says_for_which(look: str) -> None:
+    error = {
+        "kind": "lost",
+        "type": "DependencyEnded",
+        "message": "task 7, which this one waited for, failed",
+        "traceback": "",
+    }
+    client, _ = scripted(lambda request: reply(200, view(state="cancelled", error=error)))
+    future = client.future(ID)
+
+    with pytest.raises(errors.TaskCancelled, match="was cancelled: DependencyEnded: task 7, which"):
+        getattr(future, look)()
+
+
 def test_an_expired_task_says_so() -> None:
     client, _ = scripted(lambda request: reply(200, view(state="expired")))
 

@@ -17,7 +17,7 @@ from task_server.client.payloads import decode_inline, decode_value
 from task_server.client.session import LONGEST_WAIT, Session
 from task_server.client.watch import Watcher
 from task_server.errors import Conflict, NotFinished, TaskServerError
-from task_server.protocol.tasks import TERMINAL, TaskView
+from task_server.protocol.tasks import TERMINAL, Error, TaskView
 
 T = TypeVar("T")
 
@@ -40,6 +40,7 @@ class Future(concurrent.futures.Future[T]):
         self._watcher = watcher
         self._is_watched = False
         self._last_state = "queued"
+        self._why_cancelled: Error | None = None
         # concurrent.futures.wait and as_completed make themselves known by appending here.
         self._waiters = _Waiters(self)
 
@@ -58,14 +59,14 @@ class Future(concurrent.futures.Future[T]):
         """The answer, or the function's own exception; NotFinished after `timeout` seconds."""
         self._await(timeout)
         if self.cancelled():
-            raise cancellation(self.id)
+            raise cancellation(self.id, self._why_cancelled)
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What `result` would raise; None if there is an answer. Raises TaskCancelled itself."""
         self._await(timeout)
         if self.cancelled():
-            raise cancellation(self.id)
+            raise cancellation(self.id, self._why_cancelled)
         return super().exception(0)
 
     def done(self) -> bool:
@@ -104,6 +105,7 @@ class Future(concurrent.futures.Future[T]):
         if view.state not in TERMINAL or self._is_settled():
             return
         outcome = outcome_of(self._session, view)
+        self._why_cancelled = None if view.error is UNSET else view.error
         with suppress(InvalidStateError):  # another thread was quicker; both saw the same end
             self._set(view.state, outcome)
 

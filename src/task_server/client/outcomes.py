@@ -43,15 +43,16 @@ class Outcome(Struct, frozen=True):
         return self.value
 
 
-def cancellation(task: str) -> TaskCancelled:
-    """The error of a cancelled task."""
-    return TaskCancelled(f"task {task} was cancelled", task=task)
+def cancellation(task: str, why: Error | None = None) -> TaskCancelled:
+    """The error of a cancelled task; `why`, where it was not by its owner."""
+    reason = f": {_told(why)}" if why is not None else ""
+    return TaskCancelled(f"task {task} was cancelled{reason}", task=task)
 
 
 def failure(task: str, state: str, error: Error | None) -> Outcome:
     """The outcome of a task that ended in any other state than succeeded."""
     if state == "cancelled":
-        return Outcome(error=cancellation(task))
+        return Outcome(error=cancellation(task, error))
     if state == "expired":
         message = f"task {task} had not started by its start_by"
         return Outcome(error=TaskExpired(message, task=task))
@@ -84,7 +85,7 @@ def _own_exception(error: Error) -> Exception | None:
 
 def _remote_error(task: str, error: Error) -> TaskFailed:
     kind = RemoteError if error.kind == "exception" else TaskFailed
-    told = f"{error.type}: {error.message}" if error.type else error.message
+    told = _told(error)
     return kind(
         f"task {task} failed ({error.kind}): {told}" if kind is TaskFailed else told,
         task=task,
@@ -92,3 +93,7 @@ def _remote_error(task: str, error: Error) -> TaskFailed:
         type=error.type,
         traceback=error.traceback,
     )
+
+
+def _told(error: Error) -> str:
+    return f"{error.type}: {error.message}" if error.type else error.message
