@@ -95,6 +95,9 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         int, _measured("Largest request body on the plain API", "bytes")
     ] = 8 * MIB
     body_bytes: Annotated[int, _measured("Largest request body on /v1", "bytes")] = 64 * MIB
+    bodies_bytes: Annotated[
+        int, _measured("Large request bodies in memory at once; more wait, then get 503", "bytes")
+    ] = 128 * MIB
     blob_bytes: Annotated[int, _measured("Largest blob", "bytes")] = 16 * GIB
     log_bytes: Annotated[
         int, _measured("What is kept of an attempt's log, head and tail", "bytes")

@@ -256,6 +256,12 @@ def resident_bytes(process: Process) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def peak_bytes(process: Process) -> int:
+    """The most memory that a process has ever used (Linux)."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
 def descriptors(process: Process) -> int:
     """How many files and sockets a process has open (Linux)."""
     return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))

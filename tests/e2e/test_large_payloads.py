@@ -7,17 +7,19 @@ import http.client
 import json
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
 from bench.large import Target, measure
+from task_server.client import requests
 from task_server.client.client import Client
 from task_server.store.blobs import name_of
 from tests.e2e.faulty_proxy import NOTHING, Asked, Fault, faulty_proxy
-from tests.e2e.processes import COMMAND, Place, place
+from tests.e2e.processes import COMMAND, Place, figures, peak_bytes, place
 from tests.store.s3_server import BUCKET, S3Server, s3_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -155,3 +157,35 @@ def fetch(url: str, token: str) -> bytes:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(request, timeout=60) as reply:
         return bytes(reply.read())
+
+
+def test_large_requests_all_at_once_take_little_memory_and_none_is_lost(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    body = b'{"function":"builtins:len","args":["%b"]}' % (b"x" * 60 * MIB)
+    with place(tmp_path_factory) as here:
+        server = here.serve()
+        token = here.token("user")
+
+        def submit(_: int) -> tuple[int, str | None]:
+            at = urlsplit(here.url)
+            connection = http.client.HTTPConnection(at.hostname or "", at.port, timeout=120)
+            with closing(connection):
+                headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+                connection.request("POST", "/v1/tasks", body, headers)
+                reply = connection.getresponse()
+                reply.read()
+                return reply.status, reply.getheader("Retry-After")
+
+        with ThreadPoolExecutor(8) as threads:
+            replies = list(threads.map(submit, range(8)))
+
+        figures("replies %s, at most %d MiB", replies, peak_bytes(server) // MIB)
+        accepted = [status for status, _ in replies if status == 202]
+        assert accepted and all(
+            status == 202 or (status, bool(later)) == (503, True) for status, later in replies
+        )
+        assert peak_bytes(server) < 700 * MIB
+        with Client(here.url, token) as client:
+            reply = client.session.send(requests.list_tasks(limit=100))
+            assert len(json.loads(reply.body)["tasks"]) == len(accepted)

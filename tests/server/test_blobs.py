@@ -12,6 +12,7 @@ import pytest
 
 from task_server.server.access import Caller
 from task_server.server.api.blobs import reply_with
+from task_server.server.bodies import Bodies
 from task_server.server.http import JSON, Call, Disconnected
 from task_server.store.blobs import OpenBlob, name_of
 from tests.server.asgi import App, application
@@ -141,7 +142,7 @@ async def test_a_blob_is_read_no_further_when_its_reader_has_gone() -> None:
         await leaves.wait()
         return {"type": "http.disconnect"}
 
-    call = Call({"headers": []}, receive, Caller("user", 1, 1))
+    call = Call({"headers": []}, receive, Caller("user", 1, 1), Bodies(2**20))
     reply = reply_with(call, OpenBlob(5000, pieces()), content_type=JSON)
     assert not isinstance(reply.body, bytes)
 

@@ -21,6 +21,7 @@ from task_server.server.api import (
     plain,
     tasks,
 )
+from task_server.server.bodies import Bodies
 from task_server.server.clock import Clock
 from task_server.server.routing import Edge
 from task_server.server.state import State
@@ -80,6 +81,7 @@ async def running(
         blobs=blob_store,
         access=Access(store.token, everyone=everyone),
         waiting=Waiting(),
+        bodies=Bodies(settings.bodies_bytes),
         space=space,
         budget=Budget(settings.storage_bytes, store),
         first_reads=FirstReads(store, clock),

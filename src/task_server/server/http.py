@@ -15,6 +15,7 @@ from task_server.errors import Invalid, Malformed, RequestError, TooLarge, Wrong
 from task_server.protocol.payload import check_payload, check_text
 from task_server.protocol.tasks import Problem
 from task_server.server.access import Caller
+from task_server.server.bodies import FREE_BYTES, Bodies
 
 Message = MutableMapping[str, Any]  # as ASGI has it
 Scope = MutableMapping[str, Any]
@@ -52,12 +53,14 @@ class Disconnected(Exception):
 class Call:
     """One request."""
 
-    __slots__ = ("caller", "params", "receive", "scope")
+    __slots__ = ("_bodies", "_held_bytes", "caller", "params", "receive", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive, caller: Caller) -> None:
+    def __init__(self, scope: Scope, receive: Receive, caller: Caller, bodies: Bodies) -> None:
         self.scope = scope
         self.receive = receive
         self.caller = caller
+        self._bodies = bodies
+        self._held_bytes = 0
         self.params: dict[str, str] = scope.get("path_params", {})
 
     def header(self, name: bytes) -> bytes | None:
@@ -84,15 +87,39 @@ class Call:
         return found
 
     async def body(self, limit: int) -> bytes:
-        """The whole body. Raises TooLarge, before reading it if its length is stated."""
+        """The whole body, which has room among the others until `end`.
+
+        Raises TooLarge, before reading it if its length is stated; Unavailable without room.
+        """
         length = self.header(b"content-length")
-        if length is not None and length.isdigit() and int(length[:20]) > limit:
-            raise TooLarge(f"the body may have {limit} bytes")
+        if length is not None and length.isdigit():
+            stated = int(length[:20])
+            if stated > limit:
+                raise TooLarge(f"the body may have {limit} bytes")
+            await self._hold(stated)
         message = await self.receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             return _bounded(message["body"], limit)
-        pieces = [piece async for piece in self._pieces(message, limit)]
+        size, pieces = 0, []
+        async for piece in self._pieces(message, limit):
+            size += len(piece)
+            await self._hold(size)
+            pieces.append(piece)
         return b"".join(pieces)
+
+    async def _hold(self, size: int) -> None:
+        """Have room for a body of which so many bytes are known."""
+        if size > max(self._held_bytes, FREE_BYTES):
+            # What is not known before comes in steps, lest each piece waits.
+            wanted = max(size, 2 * self._held_bytes) - self._held_bytes
+            await self._bodies.take(wanted, own_bytes=self._held_bytes)
+            self._held_bytes += wanted
+
+    def end(self) -> None:
+        """The request is done: its body is needed no more."""
+        if self._held_bytes:
+            self._bodies.give_back(self._held_bytes)
+            self._held_bytes = 0
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes."""

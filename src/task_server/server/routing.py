@@ -62,7 +62,11 @@ class Door:
         caller = _NOBODY
         if route.kinds is not PUBLIC:
             caller = await self._state.access.admit(scope["headers"], route.kinds)
-        reply = await route.handler(self._state, Call(scope, receive, caller))
+        call = Call(scope, receive, caller, self._state.bodies)
+        try:
+            reply = await route.handler(self._state, call)
+        finally:
+            call.end()
         await send_reply(send, reply, with_body=scope["method"] != "HEAD")
 
 

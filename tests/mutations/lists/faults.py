@@ -49,6 +49,20 @@ GUARDS = [
         "tests/server/test_stopping.py",
     ),
     Guard(
+        "server/http.py",
+        "large bodies are read however many there are",
+        "            await self._hold(stated)\n",
+        "",
+        "tests/server/test_bodies.py",
+    ),
+    Guard(
+        "server/routing.py",
+        "room for a body is never given back",
+        "            call.end()",
+        "            pass",
+        "tests/e2e/test_large_payloads.py -k all_at_once",
+    ),
+    Guard(
         "server/upkeep/lock.py",
         "an index in trouble is asked once only",
         "        if error.is_retryable and tries + 1 < MAXIMUM_TRIES:",
