@@ -171,7 +171,9 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     log_bytes: Annotated[
         int, _measured("What is kept of an attempt's log, head and tail", "bytes")
     ] = MIB
-    answer_bytes: Annotated[int, _measured("Largest answer of a task", "bytes")] = 64 * MIB
+    answer_bytes: Annotated[
+        int, _measured("Largest answer of a task; its pickle may take 4 KiB more", "bytes")
+    ] = 64 * MIB
     build_seconds: Annotated[float, _measured("Time limit of an environment's build", "s")] = 900.0
 
 

@@ -317,12 +317,25 @@ async def test_an_answer_over_the_limit_is_too_big(bench: Bench, encoding: str) 
     assert "4,096" in error(outcome).message
 
 
+def bytes_of(size: int) -> bytes:
+    return b"x" * size
+
+
+@pytest.mark.parametrize("encoding", ["auto", "pickle"])
+async def test_what_its_encoding_adds_does_not_make_an_answer_too_big(
+    bench: Bench, encoding: str
+) -> None:
+    for function in (bytes_of, text_of):
+        wanted = call(function, 4096, result_encoding=encoding, limits=small(answer_bytes=4096))
+        assert len(answer(await bench.one(wanted))) == 4096
+
+
 def queue_of(size: int) -> object:
     return deque([b"x" * size])
 
 
 async def test_a_part_over_the_limit_is_too_big(bench: Bench) -> None:
-    outcome = await bench.one(call(queue_of, 5000, limits=small(answer_bytes=4096)))
+    outcome = await bench.one(call(queue_of, 9000, limits=small(answer_bytes=4096)))
 
     assert error(outcome).kind == "too_big"
 

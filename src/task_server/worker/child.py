@@ -48,6 +48,7 @@ MAX_REPR = 1_000
 MAX_MESSAGE = 10_000
 MAX_TRACEBACK = 100_000
 MAX_EXCEPTION_PICKLE = 64 * 1024
+FRAMING_BYTES = 4096  # what pickle or JSON adds to a value of just the largest size
 MAX_FUNCTIONS = 256  # kept ready to call
 
 
@@ -517,7 +518,7 @@ def encoded(value: object, how: str, limit: int) -> Answer:
         answer = plain_json(value, limit)
     else:
         answer = Answer("pickle", pickled(value), [])
-    if len(answer.data) > limit:
+    if len(answer.data) > limit + FRAMING_BYTES:
         raise too_big(len(answer.data), limit)
     return answer
 
@@ -651,7 +652,7 @@ class Plain:
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
         self.sides[digest] = data
         self.side_bytes += len(data)
-        if self.side_bytes > self.limit:
+        if self.side_bytes > self.limit + FRAMING_BYTES:
             raise too_big(self.side_bytes, self.limit)
         if len(self.sides) > MAX_SIDES:
             raise NotPlain
