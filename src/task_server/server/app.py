@@ -23,6 +23,7 @@ from task_server.server.api import (
 )
 from task_server.server.bodies import Bodies
 from task_server.server.clock import Clock
+from task_server.server.descriptors import Descriptors
 from task_server.server.routing import Edge
 from task_server.server.state import State
 from task_server.server.upkeep.budget import Budget
@@ -82,6 +83,7 @@ async def running(
         access=Access(store.token, everyone=everyone),
         waiting=Waiting(),
         bodies=Bodies(settings.bodies_bytes),
+        descriptors=Descriptors(),
         space=space,
         budget=Budget(settings.storage_bytes, store),
         first_reads=FirstReads(store, clock),

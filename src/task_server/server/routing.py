@@ -104,6 +104,8 @@ class Edge:
                     log.warning("a reply is cut off: %s", error)
                     return
                 raise
+            if self._state.descriptors.lack(error):
+                error = self._state.descriptors.refusal()
             reply = _reply_to(error, is_plain=scope["path"].startswith(("/user/", "/worker/")))
             await send_reply(send, reply, with_body=scope["method"] != "HEAD")
 

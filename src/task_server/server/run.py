@@ -63,6 +63,7 @@ async def _serve(settings: ServerSettings) -> int:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
+        asyncio.get_running_loop().set_exception_handler(state.descriptors.on_loop_error)
         server = _Server(config, state)
         stopper = asyncio.ensure_future(_stop_when(broken, server))
         host, port = listener.getsockname()[:2]

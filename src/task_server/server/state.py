@@ -9,6 +9,7 @@ from msgspec import Struct
 from task_server.scheduling.totals import Ahead
 from task_server.server.access import Access
 from task_server.server.bodies import Bodies
+from task_server.server.descriptors import Descriptors
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.first_reads import FirstReads
 from task_server.server.upkeep.space import Space
@@ -29,6 +30,7 @@ class State(Struct):
     access: Access
     waiting: Waiting
     bodies: Bodies
+    descriptors: Descriptors
     space: Space
     budget: Budget
     first_reads: FirstReads
