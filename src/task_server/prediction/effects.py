@@ -1,0 +1,130 @@
+"""Effects that calls share: a sum of shrunk running means, coarse to fine.
+
+log seconds = all + package + module + function + worker + version + category + ..., each fitted
+to what the coarser ones leave. That one structure tells a new function's first call from its
+kin's, a machine's speed, and an argument's weight on functions that never saw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Key = tuple[int, str, str, str]
+"""Level, and what it is of."""
+
+DECAY = 0.97
+"""Weight of the past at each update, in the sums that follow drift."""
+CATEGORIES = 12
+"""Categories of a call that have effects of their own."""
+MAXIMUM_KEYS = 60_000
+
+_SHRINK = (0.5, 1.0, 1.0, 1.0, 3.0, 3.0, 3.0, 1.5, 2.0, 1.0, 2.0, 0.6, 0.5)
+"""Pseudo-calls of no effect, by level."""
+(
+    _ALL,
+    _PACKAGE,
+    _MODULE,
+    _FUNCTION,
+    _WORKER,
+    _VERSION,
+    _CATEGORY,
+    _ARGUMENTS,
+    _FUNCTION_WORKER,
+    _FUNCTION_VERSION,
+    _FUNCTION_CATEGORY,
+    _FUNCTION_ARGUMENTS,
+    _EVERYTHING,
+) = range(13)
+
+
+def keys_of(
+    function: str,
+    categories: Mapping[str, str],
+    *,
+    digest: int,
+    worker: str | None,
+    version: str,
+) -> list[Key]:
+    """The effects of a call, coarse to fine."""
+    arguments = f"{digest:x}"
+    some = list(categories.items())[:CATEGORIES]
+    keys = [
+        (_ALL, "", "", ""),
+        (_PACKAGE, function.partition(".")[0], "", ""),
+        (_MODULE, function.rpartition(".")[0], "", ""),
+        (_FUNCTION, function, "", ""),
+    ]
+    if worker is not None:
+        keys.append((_WORKER, worker, "", ""))
+    if version:
+        keys.append((_VERSION, version, "", ""))
+    keys += [(_CATEGORY, name, value, "") for name, value in some]
+    keys.append((_ARGUMENTS, arguments, "", ""))
+    if worker is not None:
+        keys.append((_FUNCTION_WORKER, function, worker, ""))
+    if version:
+        keys.append((_FUNCTION_VERSION, function, version, ""))
+    keys += [(_FUNCTION_CATEGORY, function, name, value) for name, value in some]
+    keys.append((_FUNCTION_ARGUMENTS, function, arguments, ""))
+    if worker is not None:
+        keys.append((_EVERYTHING, function, arguments, worker))
+    return keys
+
+
+class Effects:
+    """Two sums for each key, one that forgets and one that does not."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Key, list[float]] = {}
+        """Sum and count with decay, sum and count without."""
+        self._older: dict[Key, list[float]] = {}
+        """Those not touched since the table was last full."""
+
+    def sums(self, keys: Sequence[Key]) -> tuple[float, float]:
+        """Predicted log seconds: with decay, and without."""
+        recent = steady = 0.0
+        for key in keys:
+            found = self._sums.get(key) or self._older.get(key)
+            if found is not None:
+                shrink = _SHRINK[key[0]]
+                recent += found[0] / (found[1] + shrink)
+                steady += found[2] / (found[3] + shrink)
+        return recent, steady
+
+    def learn(self, keys: Sequence[Key], value: float) -> None:
+        """Fold in a call that took `value` log seconds."""
+        recent = steady = value
+        for key in keys:
+            found = self._touched(key)
+            found[0] = found[0] * DECAY + recent
+            found[1] = found[1] * DECAY + 1.0
+            found[2] += steady
+            found[3] += 1.0
+            shrink = _SHRINK[key[0]]
+            # A level is updated before the rest goes to the next, else a call counts many times.
+            recent -= found[0] / (found[1] + shrink)
+            steady -= found[2] / (found[3] + shrink)
+
+    def _touched(self, key: Key) -> list[float]:
+        found = self._sums.get(key)
+        if found is None:
+            if len(self._sums) >= MAXIMUM_KEYS // 2:
+                self._sums, self._older = {}, self._sums
+            found = self._older.pop(key, None) or [0.0, 0.0, 0.0, 0.0]
+            self._sums[key] = found
+        return found
+
+    def state(self) -> list[list[tuple[Key, list[float]]]]:
+        """All of it, to be saved: those touched last come last."""
+        return [list(self._older.items()), list(self._sums.items())]
+
+    def restore(self, state: Sequence[Sequence[tuple[Sequence[Any], list[float]]]]) -> None:
+        """Take what `state` gave."""
+        older, sums = state
+        self._older = {_key(*key): kept for key, kept in older}
+        self._sums = {_key(*key): kept for key, kept in sums}
+
+
+def _key(level: int, first: str, second: str, third: str) -> Key:
+    return (level, first, second, third)

@@ -1,0 +1,216 @@
+"""What is remembered of a function: its last calls as rows of numbers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from task_server.prediction.features import Features
+
+Floats = NDArray[np.float64]
+
+CALLS = 400
+"""Calls remembered."""
+COLUMNS = 40
+"""Numbers and encoded categories of a call; what comes later is not looked at."""
+CATEGORIES = 12
+CODES = 300
+"""Distinct values of all categories; later ones count as unknown."""
+WORKERS = 200
+"""Workers that are told apart."""
+ENCODING_DECAY = 0.98
+
+
+@dataclass(slots=True)
+class Rows:
+    """Calls of one function as arrays."""
+
+    numbers: Floats
+    """Calls x COLUMNS: numbers, and categories as what they mean for the time."""
+    codes: NDArray[np.int16]
+    """Calls x CATEGORIES; -1 where a category is absent or not known."""
+    arguments: NDArray[np.int64]
+    """Digest of the arguments of each."""
+    workers: NDArray[np.int16]
+    """Number of the worker; -1: not known."""
+
+
+class History:
+    """The last CALLS calls of one function, oldest overwritten; times are log seconds."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.columns: dict[str, int] = {}
+        self.slots: dict[str, tuple[int, int]] = {}
+        """Category -> its place among the codes, its column."""
+        self.values: dict[int, int] = {}
+        """Digest of a place and a value -> code."""
+        self.encoding = np.zeros((CODES, 2), np.float32)
+        """Sum and count of what each code adds to the mean."""
+        self.numbers = np.zeros((8, COLUMNS), np.float16)
+        self.codes = np.full((8, CATEGORIES), -1, np.int16)
+        self.times = np.zeros(8)
+        self.errors = np.zeros(8)
+        self.made = np.zeros(8, np.int64)
+        """Which call a row is: 0 for the first."""
+        self.arguments = np.zeros(8, np.int64)
+        self.workers = np.full(8, -1, np.int16)
+        self.worker_numbers: dict[str, int] = {}
+        self.mean = 0.0
+        self.average = 0.0
+        """Exponentially weighted."""
+        self.median = 0.0
+        self.error_size = 0.0
+        """What its predictions are missed by, usually."""
+        self.last: tuple[float, ...] = ()
+        self.least = np.inf
+        self.most = -np.inf
+
+    @property
+    def size(self) -> int:
+        """Rows in use."""
+        return min(self.calls, CALLS)
+
+    def ages(self) -> NDArray[np.int64]:
+        """How many calls ago each row was made: 0 for the newest."""
+        return (self.calls - 1) - self.made[: self.size]
+
+    # ---- looking up
+
+    def rows(self, calls: Sequence[tuple[Features, Sequence[tuple[str, str]], str | None]]) -> Rows:
+        """Calls by features, categories (worker, versions too) and worker, as it knows them."""
+        numbers = np.zeros((len(calls), COLUMNS))
+        codes = np.full((len(calls), CATEGORIES), -1, np.int16)
+        arguments = np.empty(len(calls), np.int64)
+        workers = np.full(len(calls), -1, np.int16)
+        for index, (features, categories, worker) in enumerate(calls):
+            row = numbers[index]
+            for name, number in features.numbers.items():
+                column = self.columns.get(name)
+                if column is not None:
+                    row[column] = number
+            self._encode(categories, row, codes[index])
+            arguments[index] = features.digest
+            if worker is not None:
+                workers[index] = self.worker_numbers.get(worker, -1)
+        return Rows(numbers, codes, arguments, workers)
+
+    def _encode(
+        self, categories: Sequence[tuple[str, str]], row: Floats, codes: NDArray[np.int16]
+    ) -> None:
+        for name, value in categories:
+            slot = self.slots.get(name)
+            if slot is None:
+                continue
+            place, column = slot
+            code = self.values.get(_digest(place, value))
+            if code is not None:
+                codes[place] = code
+                total, count = self.encoding[code].tolist()
+                row[column] = total / (count + 1.0)
+
+    def same(self, rows: Rows) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Each of `rows` whose arguments were seen before, with those calls, newest first."""
+        seen = self.arguments[: self.size]
+        known = [0]
+        if len(rows.arguments) != 1:
+            known = np.flatnonzero(np.isin(rows.arguments, seen)).tolist()
+        for index in known:
+            found = np.flatnonzero(seen == rows.arguments[index])
+            if len(found):
+                yield index, found[np.argsort(-self.made[found])]
+
+    def on_worker(self, same: NDArray[np.intp], worker: int) -> NDArray[np.intp]:
+        """Those of these rows that ran on that worker; all if there are none."""
+        if worker < 0:
+            return same
+        found = same[self.workers[same] == worker]
+        return found if len(found) else same
+
+    # ---- learning
+
+    def grow(
+        self, features: Features, categories: Sequence[tuple[str, str]], worker: str | None
+    ) -> None:
+        """Make room for names and values that are new."""
+        if worker is not None and len(self.worker_numbers) < WORKERS:
+            self.worker_numbers.setdefault(worker, len(self.worker_numbers))
+        for name in features.numbers:
+            if name not in self.columns and self._width < COLUMNS:
+                self.columns[name] = self._width
+        for name, value in categories:
+            slot = self.slots.get(name)
+            if slot is None:
+                if len(self.slots) >= CATEGORIES or self._width >= COLUMNS:
+                    continue
+                slot = self.slots[name] = (len(self.slots), self._width)
+            if len(self.values) < CODES:
+                self.values.setdefault(_digest(slot[0], value), len(self.values))
+
+    @property
+    def _width(self) -> int:
+        return len(self.columns) + len(self.slots)
+
+    def add(self, rows: Rows, time: float, *, error: float) -> int:
+        """Remember a call, the only one of `rows`, whose prediction missed by `error`: its row."""
+        row = self.calls % CALLS
+        if row >= len(self.times):
+            self._widen()
+        self.numbers[row] = rows.numbers[0]
+        self.codes[row] = rows.codes[0]
+        self.times[row], self.errors[row], self.made[row] = time, error, self.calls
+        self._add_encoding(rows.codes[0], time)
+        self.arguments[row], self.workers[row] = rows.arguments[0], rows.workers[0]
+        self._add_levels(time)
+        return row
+
+    def _widen(self) -> None:
+        rows = min(len(self.times) * 2, CALLS)
+        for name in ("numbers", "codes", "times", "errors", "made", "arguments", "workers"):
+            old = getattr(self, name)
+            new = np.zeros((rows, *old.shape[1:]), old.dtype)
+            new[: len(old)] = old
+            setattr(self, name, new)
+
+    def _add_encoding(self, codes: NDArray[np.int16], time: float) -> None:
+        mean = self.mean if self.calls else time
+        for code in codes.tolist():
+            if code >= 0:
+                total, count = self.encoding[code].tolist()
+                self.encoding[code] = (
+                    total * ENCODING_DECAY + time - mean,
+                    count * ENCODING_DECAY + 1.0,
+                )
+
+    def _add_levels(self, time: float) -> None:
+        calls = self.calls
+        self.mean += (time - self.mean) / min(calls + 1, 50)
+        self.average = 0.7 * self.average + 0.3 * time if calls else time
+        self.last = (*self.last[-1:], time)
+        self.least, self.most = min(self.least, time), max(self.most, time)
+        self.calls = calls + 1
+        if calls < 30 or calls % 5 == 0:
+            self.median = median(self.times[: self.size])
+            self.error_size = size_of(self.errors[: self.size])
+
+
+def _digest(place: int, value: str) -> int:
+    return zlib.crc32(value.encode(errors="replace"), place)
+
+
+def median(values: Floats) -> float:
+    """The median, in a tenth of numpy's time for so few."""
+    middle = len(values) // 2
+    if len(values) % 2:
+        return float(np.partition(values, middle)[middle])
+    ordered = np.partition(values, (middle - 1, middle))
+    return float(ordered[middle - 1] + ordered[middle]) / 2
+
+
+def size_of(errors: Floats) -> float:
+    """How large errors are: the median without signs."""
+    return median(np.abs(errors))

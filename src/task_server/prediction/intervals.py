@@ -1,0 +1,129 @@
+"""Intervals that tell the truth: quantiles of past errors, held to their levels as calls end.
+
+A function's own errors, the newer and the nearer calls' first, with a few of all functions that
+were as young. Then each level is moved a little after every call by whether it was met (adaptive
+conformal inference, Gibbs and Candes 2021).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from task_server.prediction.experts import MATURITIES, maturity
+from task_server.prediction.history import CALLS, Floats, History, size_of
+
+LEVELS: NDArray[np.float64] = np.array([0.05, 0.1, 0.5, 0.9, 0.95, 0.99])
+AGE_WEIGHT = 0.993
+FAR_WEIGHT = 0.12
+"""Weight of an error of a call that is not like this one."""
+KIN_WEIGHT = 10.0
+"""Calls that the errors of other functions count for."""
+KIN_ERRORS = 400
+KIN_POINTS = 40
+"""Quantiles that stand for them."""
+ENOUGH_KIN = 20
+STEP = 0.03
+FARTHEST = 0.3
+GUESS: NDArray[np.float64] = np.array([-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0])
+"""Errors of a function of which nothing is known, nor of any other: log seconds."""
+GUESS_SIZE = 1.0
+_BY_AGE: Floats = AGE_WEIGHT ** np.arange(CALLS, dtype=np.float64)
+_PACE = STEP * np.sqrt(2 * np.minimum(LEVELS, 1 - LEVELS))
+
+
+class Intervals:
+    """What all functions share: errors and shifted levels by maturity."""
+
+    def __init__(self) -> None:
+        self.kin: list[deque[float]] = [deque(maxlen=KIN_ERRORS) for _ in range(MATURITIES)]
+        self._kin_points: list[tuple[int, Floats, float]] = [_points_of(()) for _ in self.kin]
+        """Of each maturity: errors not looked at yet, quantiles of the others, their usual size."""
+        self.shifts = np.zeros((MATURITIES, len(LEVELS)))
+
+    def around(self, history: History | None, squares: Floats | None, count: int) -> Floats:
+        """Quantiles of the error of `count` calls of one function: count x LEVELS, log seconds."""
+        stage = maturity(0 if history is None else history.calls)
+        levels = np.clip(LEVELS + self.shifts[stage], 0.001, 0.999)
+        kin, usual = self._kin(stage)
+        if history is None or not history.size:
+            found = _quantiles(kin, np.ones((1, len(kin))), levels)
+            return np.broadcast_to(found, (count, len(LEVELS)))
+        own = history.errors[: history.size]
+        weights: Floats = _BY_AGE[history.ages()]
+        kin = kin * _scale(history, usual, weights)
+        errors = np.concatenate([own, kin])
+        width = 1 if squares is None else count
+        table = np.empty((width, len(errors)))
+        table[:, : len(own)] = weights
+        if squares is not None:
+            known = squares.shape[1]
+            table[:, :known] *= FAR_WEIGHT + np.exp(-2.0 * squares)
+        table[:, len(own) :] = KIN_WEIGHT / len(kin)
+        found = _quantiles(errors, table, levels)
+        return np.broadcast_to(found, (count, len(LEVELS))) if width < count else found
+
+    def _kin(self, stage: int) -> tuple[Floats, float]:
+        """Errors of functions as young as that, and how large they are usually."""
+        for each in (stage, max(stage - 1, 0)):
+            count = len(self.kin[each])
+            if count >= ENOUGH_KIN:
+                news, points, usual = self._kin_points[each]
+                if news > count // 16:
+                    _, points, usual = self._kin_points[each] = _points_of(self.kin[each])
+                return points, usual
+        return GUESS, GUESS_SIZE
+
+    def learn(self, calls: int, error: float, around: Floats) -> None:
+        """A function's call number `calls` was missed by `error`, its quantiles were `around`."""
+        stage = maturity(calls)
+        self.kin[stage].append(error)
+        news, points, usual = self._kin_points[stage]
+        self._kin_points[stage] = (news + 1, points, usual)
+        was_below = error <= around
+        moved = self.shifts[stage] + _PACE * (LEVELS - was_below)
+        self.shifts[stage] = np.clip(moved, -FARTHEST, FARTHEST)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, to be saved."""
+        kin = [list(errors) for errors in self.kin]
+        return {"kin": kin, "kin_points": self._kin_points, "shifts": self.shifts}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave."""
+        self.kin = [deque(errors, maxlen=KIN_ERRORS) for errors in state["kin"]]
+        self._kin_points = [(news, points, usual) for news, points, usual in state["kin_points"]]
+        self.shifts = state["shifts"]
+
+
+def _points_of(errors: Collection[float]) -> tuple[int, Floats, float]:
+    if not errors:
+        return KIN_ERRORS, GUESS, GUESS_SIZE
+    ordered = np.sort(np.array(errors))
+    places = (np.arange(KIN_POINTS) + 0.5) / KIN_POINTS * len(ordered) - 0.5
+    return 0, np.interp(places, np.arange(len(ordered)), ordered), size_of(ordered)
+
+
+def _scale(history: History, usual: float, weights: Floats) -> float:
+    """How much wider this function's errors are than the others'."""
+    if history.size < 8 or usual <= 1e-6:
+        return 1.0
+    total = float(weights.sum())
+    found = (history.error_size / usual * total + 5.0) / (total + 5.0)
+    return min(max(found, 0.1), 10.0)
+
+
+def _quantiles(errors: Floats, weights: Floats, levels: Floats) -> Floats:
+    """Weighted quantiles, a row of `weights` each; never crossing."""
+    order = np.argsort(errors, kind="stable")
+    ordered, heavy = errors[order], weights[:, order]
+    sums = np.cumsum(heavy, axis=1)
+    middle = (sums - 0.5 * heavy) / sums[:, -1:]
+    found = np.empty((len(weights), len(levels)))
+    for index, row in enumerate(middle):
+        found[index] = np.interp(levels, row, ordered)
+    return np.maximum.accumulate(found, axis=1)

@@ -1,0 +1,220 @@
+"""How long calls will take: told before they run, learned when they have."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from task_server.prediction.effects import Effects, Key, keys_of
+from task_server.prediction.experts import COUNT, EFFECTS, STEADY_EFFECTS, Experts, Mixture
+from task_server.prediction.features import Features, features_of
+from task_server.prediction.history import Floats, Rows, median
+from task_server.prediction.intervals import LEVELS, Intervals
+
+Outcome = Literal["succeeded", "failed", "timeout"]
+SHORTEST = 1e-4
+"""Seconds; shorter calls are all alike: handing them out takes longer."""
+FUNCTIONS = 400
+"""Functions known by their calls, those seen last; of others the shared effects are left."""
+FAILURE_DECAY = 0.95
+TIMEOUT_LEVEL = 0.75
+"""What a call that ran out of time is taken to need: that quantile of what is above the limit."""
+BEYOND_ALL = 1.5
+"""Times the limit, where that is beyond all that was expected."""
+FIRST_CALLS = 200
+"""First calls of functions, remembered for the next function's first."""
+
+
+@dataclass(slots=True, frozen=True)
+class Call:
+    """A call that may be made."""
+
+    function: str
+    """Dotted: package, module, name."""
+    args: Sequence[object] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    worker: str | None = None
+    versions: Mapping[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Estimates:
+    """What was predicted of some calls; all in log seconds."""
+
+    medians: Floats
+    """One a call."""
+    around: Floats
+    """Calls x LEVELS: what to add to the median."""
+    experts: Floats
+    """Calls x experts."""
+
+    def quantiles(self) -> Floats:
+        """Seconds, calls x LEVELS."""
+        found: Floats = np.exp(np.clip(self.medians[:, None] + self.around, -25.0, 25.0))
+        return found
+
+    def one(self, index: int) -> Estimates:
+        """Of one call, as it is kept with it."""
+        part = slice(index, index + 1)
+        return Estimates(self.medians[part], self.around[part], self.experts[part])
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A call as the parts see it."""
+
+    features: Features
+    categories: list[tuple[str, str]]
+    keys: list[Key]
+    worker: str | None
+
+
+class Predictor:
+    """Learns from calls in the order in which they are told."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, Experts] = {}
+        self.effects = Effects()
+        self.mixture = Mixture()
+        self.intervals = Intervals()
+        self.firsts: list[float] = []
+        self._usual_first = 0.0
+
+    def estimate(self, calls: Sequence[Call]) -> Estimates:
+        """Predict each call, in the order given."""
+        return self._estimate([call.function for call in calls], [_see(call) for call in calls])
+
+    def observe(
+        self,
+        call: Call,
+        seconds: float,
+        *,
+        made: Estimates | None = None,
+        outcome: Outcome = "succeeded",
+    ) -> None:
+        """A call took so long. `made`: its estimate, when one was kept with it.
+
+        A failure's time says nothing of a success's; a time-out's is the least that it needs.
+        """
+        if outcome == "failed":
+            self._note_failure(call.function, failed=1.0)
+            return
+        seen = _see(call)
+        made = made or self._estimate([call.function], [seen])
+        if outcome == "timeout":
+            seconds = _beyond(seconds, made.quantiles()[0])
+        time = float(np.log(max(seconds, SHORTEST)))
+        error = time - float(made.medians[0])
+        experts = self._experts(call.function, time)
+        self._note_failure(call.function, failed=0.0)
+        predicted = made.experts[0]
+        self.mixture.learn(experts, predicted, time)
+        self.intervals.learn(experts.history.calls, error, made.around[0])
+        history = experts.history
+        history.grow(seen.features, seen.categories, seen.worker)
+        rows = history.rows([(seen.features, seen.categories, seen.worker)])
+        experts.learn(rows, time, predicted=predicted, error=error)
+        self.effects.learn(seen.keys, time)
+
+    def failures(self, function: str) -> float:
+        """The share of a function's calls that failed, of late."""
+        experts = self.functions.get(function)
+        return 0.0 if experts is None else experts.failures
+
+    def _note_failure(self, function: str, *, failed: float) -> None:
+        experts = self.functions.get(function)
+        if experts is not None:
+            experts.failures += (failed - experts.failures) * (1.0 - FAILURE_DECAY)
+
+    def _experts(self, function: str, time: float) -> Experts:
+        experts = self.functions.pop(function, None)
+        if experts is None:
+            experts = Experts()
+            self.firsts = [*self.firsts[1 - FIRST_CALLS :], time]
+            self._usual_first = median(np.array(self.firsts))
+            if len(self.functions) >= FUNCTIONS:
+                del self.functions[next(iter(self.functions))]
+        self.functions[function] = experts  # to the end: those seen last stay
+        return experts
+
+    def restore_firsts(self, firsts: list[float]) -> None:
+        """Take the log seconds of functions' first calls."""
+        self.firsts = firsts
+        self._usual_first = median(np.array(firsts)) if firsts else 0.0
+
+    def _estimate(self, functions: Sequence[str], seen: Sequence[_Seen]) -> Estimates:
+        effects = np.array([self.effects.sums(each.keys) for each in seen]).reshape(-1, 2)
+        by_function: dict[str, list[int]] = defaultdict(list)
+        for index, function in enumerate(functions):
+            by_function[function].append(index)
+        found = Estimates(
+            np.empty(len(seen)),
+            np.empty((len(seen), len(self.intervals.shifts[0]))),
+            np.full((len(seen), COUNT), np.nan),
+        )
+        for function, places in by_function.items():
+            self._of_function(function, places, [seen[each] for each in places], effects, found)
+        return found
+
+    def _of_function(
+        self,
+        function: str,
+        places: list[int],
+        seen: list[_Seen],
+        effects: Floats,
+        found: Estimates,
+    ) -> None:
+        experts = self.functions.get(function)
+        squares = None
+        if experts is None:
+            predicted = self._first(effects[places])
+        else:
+            rows: Rows = experts.history.rows(
+                [(each.features, each.categories, each.worker) for each in seen]
+            )
+            predicted, squares = experts.predict(rows, effects[places])
+        found.experts[places] = predicted
+        found.medians[places] = self.mixture.mix(experts, predicted)
+        history = None if experts is None else experts.history
+        found.around[places] = self.intervals.around(history, squares, len(places))
+
+    def _first(self, effects: Floats) -> Floats:
+        """A function's first call: between what first calls took and what its kin's take."""
+        predicted = np.full((len(effects), COUNT), np.nan)
+        predicted[:, EFFECTS] = effects[:, 0]
+        if self.firsts:
+            predicted[:, EFFECTS] = 0.5 * (effects[:, 0] + self._usual_first)
+        predicted[:, STEADY_EFFECTS] = np.nan
+        return predicted
+
+
+def _beyond(limit: float, quantiles: Floats) -> float:
+    """Seconds that a call which took longer than `limit` is taken to need in the end."""
+    below = float(np.interp(limit, quantiles, LEVELS, left=0.0, right=1.0))
+    level = below + TIMEOUT_LEVEL * (1.0 - below)
+    if level <= LEVELS[-1]:
+        return max(limit, float(np.interp(level, LEVELS, quantiles)))
+    return limit * BEYOND_ALL
+
+
+def _see(call: Call) -> _Seen:
+    features = features_of(call.args, call.kwargs)
+    categories = list(features.categories.items())
+    version = ""
+    if call.worker is not None:
+        categories.append(("worker", call.worker))
+    if call.versions:
+        categories += [(f"version {name}", text) for name, text in call.versions.items()]
+        version = ", ".join(f"{name} {text}" for name, text in sorted(call.versions.items()))
+    keys = keys_of(
+        call.function,
+        features.categories,
+        digest=features.digest,
+        worker=call.worker,
+        version=version,
+    )
+    return _Seen(features, categories, keys, call.worker)
