@@ -70,6 +70,7 @@ class FaultyProxy:
         self._loop = asyncio.new_event_loop()
         self._passes = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     # ---- what a test does
@@ -118,9 +119,13 @@ class FaultyProxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0.01)  # connections close in the next turn of the loop
+        for writer in self._writers:
+            writer.transport.abort()  # what is still to be written would keep it open
+        closing = (writer.wait_closed() for writer in self._writers)
+        await asyncio.wait_for(asyncio.gather(*closing, return_exceptions=True), 5)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         task = asyncio.ensure_future(_Link(self, reader, writer).run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -131,7 +136,9 @@ class FaultyProxy:
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to the server."""
-        return await asyncio.open_connection(self._server.hostname, self._server.port)
+        reader, writer = await asyncio.open_connection(self._server.hostname, self._server.port)
+        self._writers.append(writer)
+        return reader, writer
 
     def copy(self, request: bytes, seconds: float) -> asyncio.Task[None]:
         """Deliver a request once more, after so many seconds."""

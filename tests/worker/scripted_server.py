@@ -36,6 +36,9 @@ class ScriptedServer:
         self.reports: list[dict[str, Any]] = []
         """Of exchanges that were answered."""
         self.lease_seconds = 6.0
+        self.takes_reports = asyncio.Event()
+        """While it is not set, exchanges with reports are under way and get no reply."""
+        self.takes_reports.set()
         self._numbers = 0
         self._news = asyncio.Event()
 
@@ -117,6 +120,8 @@ class ScriptedServer:
         if other is not None:
             return other
         reports = asked.get("reports", [])
+        if reports:
+            await self.takes_reports.wait()
         self.reports += reports
         if not reports:
             await self._park(asked, newest)

@@ -311,6 +311,29 @@ async def test_after_a_failed_exchange_all_that_is_held_is_listed(
     assert server.exchanges[after]["held"][0]["phase"] in ("leased", "running")
 
 
+async def test_what_is_being_reported_counts_as_held(server: ScriptedServer, start: Start) -> None:
+    server.takes_reports.clear()
+    await start()
+    lease = server.task("math:sqrt", 4)
+    await server.until(lambda: any(each.get("reports") for each in server.exchanges))
+    refused: list[object] = []
+
+    def fail(asked: dict[str, Any]) -> web.Response | None:
+        if asked.get("reports") or refused:
+            return None
+        refused.append(asked)
+        return problem(503, "unavailable")
+
+    server.decide = fail
+    server.tell(stop=[])
+
+    await server.until(lambda: refused and server.exchanges[-1] is not refused[0])
+
+    assert server.held(server.exchanges[-1]) == {lease}
+    server.takes_reports.set()
+    assert [each["outcome"] for each in await server.reported(lease)] == ["succeeded"]
+
+
 async def test_a_session_that_is_over_is_followed_by_another(
     server: ScriptedServer, start: Start
 ) -> None:

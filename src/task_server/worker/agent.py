@@ -343,8 +343,10 @@ class Agent:
         )
 
     def _held(self) -> list[Held]:
+        """All that the server has not settled: its report may be under way, or come later."""
         self._slots.note_running()
-        return [attempt.held() for attempt in self._attempts.values()]
+        held = [attempt.held() for attempt in self._attempts.values()]
+        return held + [Held(lease, "running") for lease in self._spool.pending]
 
     def _reports(self) -> list[Report]:
         """What is not under way already."""
