@@ -1,11 +1,12 @@
 """A long queue beside an empty one, in turn: the ratio is due to the queue alone.
 
     python -m bench.backlog [--store sqlite|postgres] [--rows 1000000] [--rounds 20]
-        [--spread | --no-analyze | --old-snapshot SECONDS | --restart]
+        [--spread] [--http | --no-analyze | --old-snapshot SECONDS | --restart]
 
 Life cycles of tasks, a thousand in a round. PostgreSQL is a cluster of its own, with its defaults.
-`--spread` gives each queued task a due time of its own, as estimates do; else they are due in the
-order of their submit. `--no-analyze`: PostgreSQL never learns how much there is in its tables.
+`--http`: through servers, as users and workers see it, with the time that a worker waits for one
+task. `--spread` gives each queued task a due time of its own, as estimates do; else they are due in
+the order of their submit. `--no-analyze`: PostgreSQL never learns how much there is in its tables.
 `--old-snapshot`: both queues are long; at one of them somebody reads all the while, so that nothing
 of what ends is cleaned up. `--restart`: servers that are killed and started again.
 """
@@ -17,19 +18,22 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 from bench.bed import Server
 from bench.databases import Database, databases
 from bench.http import Connection
+from bench.http_line import HttpLine
 from bench.line import Line, Rates
 from task_server.server.administration import create_token
 from task_server.store.contract import Store
 from task_server.store.opening import open_store
 
+KINDS: tuple[Literal["user", "worker"], ...] = ("user", "worker")
 PHASES = ("submit", "lease", "finish", "cycle")
 ROWS = 1_000_000
 UNANALYZED_ROWS = 200_000
@@ -53,7 +57,15 @@ async def _rounds(
 ) -> tuple[list[Rates], list[Rates]]:
     """Rounds on two databases in turn, after one that does not count; `until` so many are made."""
     stores = [await _open(each) for each in pair]
-    lines = [Line(store) for store in stores]
+    found = await _rounds_of([Line(store) for store in stores], until=until)
+    for store in stores:
+        await store.close()
+    return found
+
+
+async def _rounds_of(
+    lines: Sequence[Line | HttpLine], *, until: Callable[[int], bool]
+) -> tuple[list[Rates], list[Rates]]:
     found: tuple[list[Rates], list[Rates]] = ([], [])
     for line in lines:
         await line.join()
@@ -61,8 +73,6 @@ async def _rounds(
     while not until(len(found[0])):
         for line, rates in zip(lines, found, strict=True):
             rates.append(await line.round())
-    for store in stores:
-        await store.close()
     return found
 
 
@@ -88,8 +98,37 @@ async def _measure_queue(asked: argparse.Namespace, long: Database, empty: Datab
     await _fill(empty, 0)
     if asked.spread:
         long.spread()
+    names = (f"{asked.rows:,} queued", "none")
+    if asked.http:
+        await _measure_http(asked, (long, empty), names)
+        return
     rates = await _rounds((long, empty), until=lambda made: made >= asked.rounds)
-    _tell(*rates, f"{asked.rows:,} queued", "none")
+    _tell(*rates, *names)
+
+
+async def _measure_http(
+    asked: argparse.Namespace, pair: Sequence[Database], names: Sequence[str]
+) -> None:
+    with ExitStack() as stack:
+        lines = [stack.enter_context(_served(each)) for each in pair]
+        rates = await _rounds_of(lines, until=lambda made: made >= asked.rounds)
+    _tell(*rates, *names)
+    for line, name in zip(lines, names, strict=True):
+        waits = sorted(line.single_leases)
+        middle, most = 1e3 * median(waits), 1e3 * waits[int(0.99 * len(waits))]
+        print(f"one task, leased: p50 {middle:.1f} ms, p99 {most:.1f} ms with {name}")
+
+
+@contextmanager
+def _served(database: Database) -> Iterator[HttpLine]:
+    """A line through a server of its own on this database."""
+    owner, worker = (create_token(database.url, kind=kind, name="bench") for kind in KINDS)
+    with tempfile.TemporaryDirectory(prefix="task-server-bench-") as folder:
+        server = Server(Path(folder), "--database", database.url)
+        line = HttpLine(server.url, user=owner, worker=worker)
+        yield line
+        line.close()
+        server.kill()
 
 
 async def _measure_snapshot(asked: argparse.Namespace, held: Database, free: Database) -> None:
@@ -152,7 +191,8 @@ def _asked(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--data", type=Path, help="where databases are made (default: /tmp)")
     only = parser.add_mutually_exclusive_group()
-    only.add_argument("--spread", action="store_true")
+    parser.add_argument("--spread", action="store_true")
+    only.add_argument("--http", action="store_true")
     only.add_argument("--no-analyze", action="store_true")
     only.add_argument("--old-snapshot", type=float, metavar="SECONDS")
     only.add_argument("--restart", action="store_true")
