@@ -54,6 +54,20 @@ async def test_tasks_of_one_lane_start_in_the_order_they_came(world: World) -> N
     assert ids(dealt) == first.ids + second.ids
 
 
+async def test_what_runs_since_long_fills_a_slot_though_others_came_and_went(
+    world: World,
+) -> None:
+    await world.submit(count=10)
+    worker = await world.worker(slots=2)
+    await worker.take_one()
+    for _ in range(3):
+        short = await worker.take_one()
+        await worker.report(succeeded(short))
+
+    assert len(await worker.take(5)) == 1
+    assert await worker.take(5) == []
+
+
 async def test_no_more_than_wanted_and_no_more_than_there_are_slots(world: World) -> None:
     await world.submit(count=10)
     worker = await world.worker(slots=4)

@@ -21,6 +21,13 @@ def _store(words: str, *files: str) -> str:
 GUARDS = [
     _guard(
         "lease",
+        "what a worker runs since long is forgotten",
+        "        oldest[session] = min(oldest.get(session, first), first)\n",
+        "        oldest[session] = waiter.number\n",
+        "tests/store/test_lease.py -k since_long",
+    ),
+    _guard(
+        "lease",
         "an exchange that a newer one follows elsewhere gets tasks",
         "AND s.number = w.number AND s.alive_until > $3",
         "AND s.alive_until > $3",

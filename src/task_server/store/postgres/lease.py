@@ -17,12 +17,12 @@ from task_server.store.postgres.memory import Fresh, LaneFacts, Memory, Queued, 
 
 # A newer exchange elsewhere has another number; one that another server works on now is passed.
 _ROOMS = """
-SELECT s.session, h.kind, h.is_short, h.count
-  FROM unnest($1::bigint[], $2::bigint[]) AS w(session, number)
+SELECT s.session, h.kind, h.is_short, h.count, h.oldest
+  FROM unnest($1::bigint[], $2::bigint[], $4::bigint[]) AS w(session, number, oldest)
   JOIN sessions s ON s.session = w.session
   LEFT JOIN LATERAL (
-    SELECT t.kind, t.is_short, count(*) AS count FROM tasks t
-     WHERE t.session = s.session AND t.state = 2
+    SELECT t.kind, t.is_short, count(*) AS count, min(t.reply) AS oldest FROM tasks t
+     WHERE t.session = s.session AND t.state = 2 AND t.reply >= w.oldest
      GROUP BY t.kind, t.is_short) h ON true
  WHERE s.is_over + 0 = 0 AND s.number = w.number AND s.alive_until > $3
    FOR UPDATE OF s SKIP LOCKED"""
@@ -48,6 +48,8 @@ SELECT * FROM unnest($1::bigint[], $2::float8[])
 ON CONFLICT (number) DO UPDATE SET leased_until = excluded.leased_until"""
 
 
+KNOWN_SESSIONS = 10_000
+"""Whose oldest running task is remembered."""
 OWNERS = 16
 """Whose lanes are looked at together, at least."""
 
@@ -147,16 +149,28 @@ async def _rooms(group: Group, waiting: Sequence[Waiter]) -> dict[Waiter, Room[Q
     if not sessions:
         return rooms
     numbers = [each.number for each in sessions.values()]
-    rows = await group.fetch(_ROOMS, list(sessions), numbers, group.now)
+    known = [memory.oldest_replies.get(each, 0) for each in sessions]
+    rows = await group.fetch(_ROOMS, list(sessions), numbers, group.now, known)
     await know_kinds(group.connection, memory, {row[1] for row in rows if row[1] is not None})
-    for session, kind, is_short, count in rows:
+    oldest: dict[int, int] = {}
+    for session, kind, is_short, count, reply in rows:
         waiter = sessions[session]
+        first = waiter.number if reply is None else reply
+        oldest[session] = min(oldest.get(session, first), first)
         room = rooms.get(waiter)
         if room is None:
             room = rooms[waiter] = _room(group, waiter)
         if kind is not None:
             _hold(room, memory, kind, is_short=bool(is_short), count=count)
+    group.on_commit.append(lambda: _know_oldest(memory, oldest))
     return rooms
+
+
+def _know_oldest(memory: Memory, oldest: Mapping[int, int]) -> None:
+    # What a session gets comes with ever later replies, so none of before can be added.
+    if len(memory.oldest_replies) > KNOWN_SESSIONS:
+        memory.oldest_replies.clear()
+    memory.oldest_replies.update(oldest)
 
 
 def _room(group: Group, waiter: Waiter) -> Room[Queued]:

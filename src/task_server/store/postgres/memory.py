@@ -200,6 +200,8 @@ class Memory:
         """Token of a plain worker -> its session and worker."""
         self.parked: dict[Parking, Waiter] = {}
         self.waiters: dict[int, Waiter] = {}
+        self.oldest_replies: dict[int, int] = {}
+        """Session -> the exchange since which it got all that it runs: before it are dead rows."""
         """By session; plain workers have no place here."""
 
     # ---- what is known
