@@ -66,10 +66,20 @@ class Operation(Generic[R]):
 
 
 class GroupCommit:
-    """The thread. `run` does a group and commits it, or fails its operations; it never raises."""
+    """The thread. `run` does a group and commits it, or fails its operations; it never raises.
 
-    def __init__(self, run: Callable[[list[Operation[object]]], None], *, name: str) -> None:
+    `on_idle` is called when nothing waits after a group, and must not raise either.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Operation[object]]], None],
+        *,
+        on_idle: Callable[[], None] = lambda: None,
+        name: str,
+    ) -> None:
         self._run = run
+        self._on_idle = on_idle
         self._queue: SimpleQueue[Operation[object] | None] = SimpleQueue()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -103,6 +113,8 @@ class GroupCommit:
                 self._run(group)
             if is_last:
                 return
+            if self._queue.empty():
+                self._on_idle()
 
     def _take(self) -> tuple[list[Operation[object]], bool]:
         group: list[Operation[object]] = []

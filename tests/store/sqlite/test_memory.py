@@ -1,8 +1,11 @@
 """What one server keeps in memory: bounded, whatever comes."""
 
+import asyncio
+
 import pytest
 
 from task_server.protocol.workers import EnvironmentState
+from task_server.scheduling.lanes import WINDOW
 from task_server.store.contract import ExchangeRequest
 from task_server.store.sqlite.sessions import MAXIMUM_ENVIRONMENTS
 from tests.store.sqlite.world import SqliteWorld
@@ -22,6 +25,25 @@ async def test_many_lanes_together_keep_a_bounded_window(
     worker = await world.worker(slots=500)
     order = await drain(worker)
     assert len(order) == 200
+
+
+async def test_the_next_of_a_long_lane_are_read_while_nothing_else_is_to_be_done(
+    world: SqliteWorld,
+) -> None:
+    for _ in range(3):
+        await world.submit(count=1000)
+    worker = await world.worker(slots=5000)
+    first = [dealt.number for dealt in await worker.take(900)]
+    (lane,) = world.store.memory.lanes.values()
+
+    async with asyncio.timeout(10):
+        while len(lane.window.entries) < WINDOW:  # noqa: ASYNC110 - the writer tells nobody
+            await asyncio.sleep(0.01)
+
+    assert len(lane.window.entries) == WINDOW
+    rest = [dealt.number for dealt in await worker.take(4000)]
+    assert first + rest == sorted({*first, *rest})
+    assert len(rest) == 2100
 
 
 async def test_running_tasks_past_their_start_by_do_not_hold_up_others(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
-from task_server.scheduling.lanes import WINDOW, Lane
+from task_server.scheduling.lanes import Lane
 from task_server.scheduling.statistics import Statistics
 from task_server.store.contract import Ended, ExchangeResult, Kind, Used
 from task_server.store.group_commit import Operation
@@ -25,6 +25,7 @@ from task_server.store.sqlite.memory import (
     Session,
     Waiter,
 )
+from task_server.store.sqlite.window import read_window
 from task_server.store.states import State
 from task_server.store.transitions import Policy
 
@@ -184,23 +185,7 @@ class Group:
 
     def refill(self, lane: Lane[Queued]) -> None:
         """Read the next tasks of a lane whose window ran empty."""
-        # In the order of `Queued`, which is made for each of thousands.
-        rows = self.connection.execute(
-            "SELECT t.number, t.due_at, t.tie, ifnull(x.crashes, 0), t.predicted,"
-            " ifnull(length(t.payload), 65536), t.kind, t.id, t.batch, t.position, t.submitted_at,"
-            " t.predicted_high, t.attempt, t.payload"
-            " FROM tasks t LEFT JOIN task_extras x USING (number)"
-            " WHERE t.state = 0 AND t.lane = ? AND (t.due_at, t.tie, t.number) > (?, ?, ?)"
-            " ORDER BY t.due_at, t.tie, t.number LIMIT ?",
-            (lane.number, *lane.window.bound, WINDOW),
-        ).fetchall()
-        kinds = {number: self.memory.kind_numbered(number) for number in {row[6] for row in rows}}
-        known = {number: self.memory.statistics_of(kind) for number, kind in kinds.items()}
-        queued = [
-            Queued(*row[:6], known[row[6]], row[7], kinds[row[6]], *row[8:])  # type: ignore[call-arg]
-            for row in rows
-        ]
-        lane.window.refill(queued, wanted=WINDOW)
+        read_window(self.connection, self.memory, lane)
 
     def keep_places(self) -> None:
         """Rows go: numbers and places that they had are not given again after a restart."""

@@ -20,6 +20,7 @@ from task_server.store.sqlite.log_bound import LogBound
 from task_server.store.sqlite.memory import Memory
 from task_server.store.sqlite.restart import restore_sessions
 from task_server.store.sqlite.sessions import unpark, unpark_session
+from task_server.store.sqlite.window import read_ahead
 from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,15 @@ class Groups:
             operation.reset()
             if self._try([operation]) is not None:
                 self._fail([operation])
+
+    def _read_ahead(self) -> None:
+        """Nothing waits: do what the next lease would have to do."""
+        if self._is_broken:
+            return
+        try:
+            read_ahead(self._connection, self.memory)
+        except sqlite3.Error:
+            log.exception("the next tasks cannot be read")  # who needs them will be told
 
     def _make_room(
         self, operations: list[Operation[Any]], error: Exception
