@@ -232,6 +232,14 @@ def timed_out(call: Call, *, usage: Usage, log: bytes) -> Outcome:
     return Outcome(lease=call.lease, outcome="failed", error=error, usage=usage, log=log)
 
 
+def out_of_memory(call: Call, limit: int | None, *, usage: Usage, log: bytes) -> Outcome:
+    """The outcome of a call that took more memory than it may; `usage` has the peak."""
+    may = f" than the {limit >> 20} MiB it may" if limit else ""
+    message = f"took more memory{may}: at its peak {usage.peak_bytes >> 20} MiB"
+    error = _error("out_of_memory", "MemoryError", message)
+    return Outcome(lease=call.lease, outcome="failed", error=error, usage=usage, log=log)
+
+
 def released(call: Call) -> Outcome:
     """The outcome of a call that never started."""
     return Outcome(lease=call.lease, outcome="released")

@@ -7,12 +7,12 @@ FRAMES is a socket for frames: lengths of header and payload, a JSON header, the
 a socket with four bytes for each call that may start. The agent reads those of calls it wants back,
 so what it takes is exactly what has not started, even while a function never lets go of the GIL.
 
-The parts, in order: frames, start, which callable, arguments, answers, failures, what is put back
-between calls, and the loop.
+The parts, in order: frames, start, the sandbox, which callable, arguments, answers, failures, what
+is put back between calls, and the loop.
 """
 
 # pathlib and contextlib would have to be imported at every start.
-# ruff: noqa: PTH103, PTH108, PTH109, PTH118, PTH123, PTH208, SIM105
+# ruff: noqa: PTH103, PTH108, PTH109, PTH112, PTH118, PTH120, PTH123, PTH208, PTH211, SIM105
 
 from __future__ import annotations
 
@@ -87,14 +87,19 @@ class Link:
     def __init__(self, frames: int, starts: int) -> None:
         self.frames = frames
         self.starts = starts
-        self.pid = _getpid()
+        self.pid = 0
         self._buffer = b""
         self._at = 0
         self._kept: list[Frame] = []
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._close)
 
-    def _close(self) -> None:
+    def own(self) -> None:
+        """From now on only this process has the sockets: what it forks loses them."""
+        self.pid = _getpid()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.close)
+
+    def close(self) -> None:
+        """Let the sockets go."""
         close(self.frames)
         close(self.starts)
 
@@ -213,10 +218,6 @@ def private(number: int) -> int:
     return moved
 
 
-def enter_sandbox(setup: dict[str, Any]) -> None:
-    """Give up what functions must not have. The layers stand here, before any foreign import."""
-
-
 def hide_main() -> types.ModuleType:
     """Put an empty `__main__` in place of this file; gives this file's, to be kept alive.
 
@@ -225,6 +226,235 @@ def hide_main() -> types.ModuleType:
     ours = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     return ours
+
+
+# --- the sandbox ----------------------------------------------------------------------------
+# What to do the agent has decided, and tried at its start; here it is done, before any foreign
+# code. Whatever fails ends the runner: nothing ever runs with less than was decided.
+
+PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 4, 22, 38
+SECCOMP_MODE_FILTER = 2
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
+MNT_DETACH = 2
+AT_FDCWD, AT_RECURSIVE = -100, 0x8000
+MOUNT_SETATTR, LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 442, 444, 445, 446
+PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+LANDLOCK_OF_FILES = 0b1100000000000111  # of all rights those that a file can have
+MOUNT_ATTRIBUTES = {"ro": 7, "rw": 6, "dev": 10}  # read-only 1, no set-uid 2, no devices 4, exec 8
+
+
+class Kernel:
+    """System calls that Python has no function for. They raise OSError."""
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self.ctypes = ctypes
+        self.libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(self, name: str, *arguments: Any) -> int:
+        """A function of the C library, with integers as wide as the machine's."""
+        wide = self.ctypes.c_long
+        result = getattr(self.libc, name)(
+            *(wide(each) if isinstance(each, int) else each for each in arguments)
+        )
+        if result < 0:
+            number = self.ctypes.get_errno()
+            raise OSError(number, f"{name}: {os.strerror(number)}")
+        return int(result)
+
+    def mount(self, source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+        texts = [os.fsencode(each) if each else None for each in (source, target, kind)]
+        self.call("mount", *texts, flags, options.encode() or None)
+
+
+def enter_sandbox(plan: dict[str, Any], link: Link) -> None:
+    """Give up what functions must not have."""
+    if "oom_score" in plan:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(plan["oom_score"]))
+    set_limits(plan.get("limits") or {})
+    if not plan.get("is_confined"):
+        return
+    kernel = Kernel()
+    if plan.get("namespace"):
+        enter_namespaces(kernel, plan["namespace"], link)
+    if plan.get("uid"):
+        os.setgroups([])
+        os.setresgid(plan["gid"], plan["gid"], plan["gid"])
+        os.setresuid(plan["uid"], plan["uid"], plan["uid"])
+        kernel.call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)  # its own /proc would be root's
+    drop_capabilities(kernel)
+    kernel.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if plan.get("landlock"):
+        restrict_files(kernel, plan["landlock"])
+    if plan.get("seccomp"):
+        restrict_calls(kernel, plan["seccomp"])
+
+
+def set_limits(limits: dict[str, int]) -> None:
+    for name, wanted in limits.items():
+        number = getattr(resource, name, None)
+        if number is not None:
+            most = resource.getrlimit(number)[1]
+            value = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+            resource.setrlimit(number, (value, value))
+
+
+def drop_capabilities(kernel: Kernel) -> None:
+    """Those that a user namespace gave; a change of the uid takes the others."""
+    kernel.call("capset", struct.pack("=Ii", 0x20080522, 0), bytes(24))
+
+
+def restrict_files(kernel: Kernel, plan: dict[str, Any]) -> None:
+    """Landlock: only what lies below `paths` can be reached from now on."""
+    attributes = struct.pack("=QQQ", *plan["attributes"])[: plan["size"]]
+    rules = kernel.call("syscall", LANDLOCK_CREATE, attributes, len(attributes), 0)
+    for path, rights in plan["paths"]:
+        try:
+            number = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            continue  # not here: nothing to reach
+        is_folder = _fstat(number).st_mode & 0o170000 == 0o040000
+        rule = struct.pack("=Qi", rights if is_folder else rights & LANDLOCK_OF_FILES, number)
+        kernel.call("syscall", LANDLOCK_ADD, rules, 1, rule, 0)
+        os.close(number)
+    kernel.call("syscall", LANDLOCK_RESTRICT, rules, 0)
+    os.close(rules)
+
+
+def restrict_calls(kernel: Kernel, program: str) -> None:
+    """Seccomp: a program of the kernel's decides which system calls there are."""
+    import base64
+
+    code = base64.b64decode(program)
+    buffer = kernel.ctypes.create_string_buffer(code, len(code))
+    program_at = struct.pack("@HP", len(code) // 8, kernel.ctypes.addressof(buffer))
+    kernel.call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program_at, 0, 0)
+
+
+def enter_namespaces(kernel: Kernel, plan: dict[str, Any], link: Link) -> None:
+    """Go on two processes further down: this one waits, the next is the namespace's first.
+
+    The first process of a namespace takes no signals from inside, so no function runs in it.
+    """
+    uid, gid = os.getuid(), os.getgid()
+    kernel.call("unshare", plan["flags"])
+    if plan["maps_user"]:
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1")):
+            write_own(name, text)
+        write_own("gid_map", f"{gid} {gid} 1")
+    tell, told = os.pipe()
+    alive, is_alive = os.pipe()
+    first = os.fork()
+    if first:
+        link.close()
+        close(told)
+        end_like(first, tell)
+    close(tell)
+    close(is_alive)
+    kernel.call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    os.set_blocking(alive, False)
+    try:
+        if not os.read(alive, 1):
+            os._exit(1)  # the process above ended before the line above
+    except BlockingIOError:
+        pass
+    close(alive)
+    furnish(kernel, plan)
+    second = os.fork()
+    if second:
+        link.close()
+        reap_until(second, told)
+    close(told)
+
+
+def write_own(name: str, text: str) -> None:
+    with open(f"/proc/self/{name}", "w") as file:
+        file.write(text)
+
+
+def end_like(pid: int, tell: int) -> NoReturn:
+    """Wait for the namespace's first process, and end as the runner in it did."""
+    os.waitpid(pid, 0)
+    data = os.read(tell, 4)
+    status = int.from_bytes(data, "little") if data else SIGKILL
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        if number not in (SIGKILL, 19):
+            _signal.signal(number, _signal.SIG_DFL)
+        os.kill(_getpid(), number)
+    os._exit(os.WEXITSTATUS(status))
+
+
+def reap_until(pid: int, told: int) -> NoReturn:
+    """Be the first process of a namespace: collect what ends, and leave with `pid`."""
+    while True:
+        ended, status = os.wait()
+        if ended == pid:
+            os.write(told, status.to_bytes(4, "little"))
+            os._exit(0)
+
+
+def furnish(kernel: Kernel, plan: dict[str, Any]) -> None:
+    """Make the tree that functions see, and leave the machine's."""
+    root, folder = plan["root"], os.getcwd()
+    kernel.mount("", "/", "", MS_REC | MS_PRIVATE)
+    kernel.mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    for kind, path, what, how in plan["tree"]:
+        PLACES[kind](kernel, root + path, what, how)
+    os.chdir(root)
+    kernel.call("syscall", PIVOT_ROOT[os.uname().machine], b".", b".")
+    kernel.call("umount2", b".", MNT_DETACH)
+    set_mount(kernel, "/", 1, 0)
+    os.chdir(folder)
+    if plan["has_own_network"]:
+        raise_loopback(kernel)
+
+
+def place_mount(kernel: Kernel, path: str, what: str, how: str) -> None:
+    os.makedirs(path, exist_ok=True)
+    flags = MS_NOSUID | MS_NODEV | (MS_NOEXEC if what == "proc" else 0)
+    kernel.mount(what, path, what, flags, how)
+
+
+def place_link(kernel: Kernel, path: str, what: str, how: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.symlink(what, path)
+
+
+def place_file(kernel: Kernel, path: str, what: str, how: str) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        file.write(what)
+
+
+def place_part(kernel: Kernel, path: str, what: str, how: str) -> None:
+    """A file or folder of the machine, at the same path or another."""
+    if os.path.isdir(what):
+        os.makedirs(path, exist_ok=True)
+    elif not os.path.lexists(path):
+        place_file(kernel, path, "", "")
+    kernel.mount(what, path, "", MS_BIND | MS_REC)
+    set_mount(kernel, path, MOUNT_ATTRIBUTES[how], AT_RECURSIVE)
+
+
+PLACES = {"mount": place_mount, "link": place_link, "file": place_file, "part": place_part}
+
+
+def set_mount(kernel: Kernel, path: str, attributes: int, flags: int) -> None:
+    what = struct.pack("=QQQQ", attributes, 0, 0, 0)
+    kernel.call("syscall", MOUNT_SETATTR, AT_FDCWD, os.fsencode(path), flags, what, len(what))
+
+
+def raise_loopback(kernel: Kernel) -> None:
+    """Switch on `lo` of a network of one's own, which begins with it switched off."""
+    import fcntl
+
+    number = kernel.call("socket", 2, 2, 0)
+    fcntl.ioctl(number, 0x8914, struct.pack("16sh22x", b"lo", 0x41))
+    os.close(number)
 
 
 # --- which callable -------------------------------------------------------------------------
@@ -1181,13 +1411,17 @@ class Runner:
 def main() -> NoReturn:
     """Set the process up and serve."""
     frames, starts, parent = map(int, sys.argv[1:4])
-    flush_c = die_with(parent)
+    die_with(parent)
     link = Link(private(frames), private(starts))
     setup = link.next_frame().header
     sys.argv = [""]
     sys.dont_write_bytecode = True  # environments stay as they were built
+    plan = setup.get("sandbox") or {}
+    enter_sandbox(plan, link)
+    link.own()
+    # Once more: it is another process now, or another user's, for whom the first is void.
+    flush_c = die_with(0 if plan.get("namespace") else parent)
     surroundings = Surroundings(flush_c)
-    enter_sandbox(setup)
     if setup.get("site_packages"):
         sys.path.append(setup["site_packages"])
     surroundings.main = hide_main()

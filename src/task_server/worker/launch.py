@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -14,7 +15,8 @@ from pathlib import Path
 
 from task_server.worker.calls import control_frame
 from task_server.worker.logs import RunnerLog
-from task_server.worker.process_tree import MARK
+from task_server.worker.process_tree import MARK, end_tree
+from task_server.worker.sandbox.confinement import Confinement
 
 CHILD = Path(__file__).with_name("child.py")
 _COMPILE = "import py_compile, sys; py_compile.compile(*sys.argv[1:3], doraise=True)"
@@ -52,8 +54,8 @@ class Launched:
     mark: str
 
 
-def launch(spec: RunnerSpec) -> Launched:
-    """Start the process. Raises OSError when the interpreter cannot be run.
+def launch(spec: RunnerSpec, confinement: Confinement) -> Launched:
+    """Start the process. Raises OSError when the interpreter cannot be run, or not confined.
 
     Call it in the thread that lives as long as the agent: the kernel ends the child with the thread
     that started it, not with the process.
@@ -66,8 +68,9 @@ def launch(spec: RunnerSpec) -> Launched:
     frames, frames_of_child = socket.socketpair()
     starts, starts_of_child = socket.socketpair()
     frames.setblocking(False)
-    frames.send(_setup_frame(spec, nonce))  # first, since the process may end at once
+    process = None
     try:
+        confinement.own(spec.directory, task_directory)
         process = subprocess.Popen(
             _command(spec, frames_of_child.fileno(), starts_of_child.fileno()),
             stdin=subprocess.DEVNULL,
@@ -78,7 +81,13 @@ def launch(spec: RunnerSpec) -> Launched:
             pass_fds=(frames_of_child.fileno(), starts_of_child.fileno()),
             start_new_session=True,
         )
+        confinement.started(process.pid)
+        with contextlib.suppress(ConnectionError):  # it has ended already, which is seen to later
+            frames.send(_setup_frame(spec, nonce, confinement))
     except BaseException:
+        if process is not None:
+            end_tree(process.pid)
+            process.wait()
         log.close()
         frames.close()
         starts.close()
@@ -108,12 +117,13 @@ def _environ(spec: RunnerSpec, task_directory: Path, mark: str) -> dict[str, str
     }
 
 
-def _setup_frame(spec: RunnerSpec, nonce: int) -> bytes:
+def _setup_frame(spec: RunnerSpec, nonce: int, confinement: Confinement) -> bytes:
     return control_frame(
         {
             "nonce": nonce,
             "site_packages": str(spec.site_packages) if spec.site_packages else None,
             "cloudpickle": str(spec.cloudpickle) if spec.cloudpickle else None,
+            "sandbox": confinement.plan,
         }
     )
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -19,6 +19,7 @@ MARK = "TASK_SERVER_RUNNER"
 """Variable with the runner's folder and an id, inherited by all it starts."""
 
 ROUNDS_SECONDS = 5.0
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def descendants(root: int) -> list[int]:
@@ -39,6 +40,30 @@ def _children(pid: int) -> list[int]:
             with contextlib.suppress(OSError):
                 found += map(int, (thread / "children").read_text().split())
     return found
+
+
+def resident_bytes(pids: Iterable[int], *, at_most: int) -> int:
+    """The memory that these hold; exact once it is more than `at_most`.
+
+    Pages that several share are counted by each of them, as long as that makes no difference.
+    """
+    pids = list(pids)
+    used = sum(_resident_bytes(pid) for pid in pids)
+    return sum(_fair_bytes(pid) for pid in pids) if used > at_most else used
+
+
+def _resident_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError, IndexError):
+        return int((PROC / str(pid) / "statm").read_bytes().split()[1]) * PAGE_BYTES
+    return 0
+
+
+def _fair_bytes(pid: int) -> int:
+    """With an equal share of what others hold too."""
+    with contextlib.suppress(OSError, IndexError):
+        told = (PROC / str(pid) / "smaps_rollup").read_bytes()
+        return int(told.partition(b"\nPss:")[2].split()[0]) * 1024
+    return _resident_bytes(pid)
 
 
 def end_descendants(root: int) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Literal, NamedTuple
 
@@ -27,6 +28,7 @@ from task_server.worker.calls import (
     call_frame,
     control_frame,
     lost,
+    out_of_memory,
     outcome_of,
     released,
     timed_out,
@@ -34,6 +36,7 @@ from task_server.worker.calls import (
 from task_server.worker.channel import Channel
 from task_server.worker.exits import exit_text, in_thread, watch
 from task_server.worker.launch import Launched, RunnerSpec, launch
+from task_server.worker.sandbox.confinement import Confinement
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +50,9 @@ START_SECONDS = 60.0
 EXIT_SECONDS = 0.3
 """After the end of the connection, the time that the process has to end too."""
 LOG_FILE_BYTES = 16 << 20
+START_LOG_BYTES = 2000
 
-End = Literal["exited", "closed", "killed", "timeout", "broken", "malformed", "no start"]
+End = Literal["exited", "closed", "killed", "timeout", "memory", "broken", "malformed", "no start"]
 
 
 class Started(NamedTuple):
@@ -70,6 +74,7 @@ class Runner:
     def __init__(
         self,
         launched: Launched,
+        confinement: Confinement,
         on_outcomes: Callable[[Runner, list[Outcome]], None],
         on_exit: Callable[[Runner], None] | None,
     ) -> None:
@@ -79,6 +84,7 @@ class Runner:
         self.ended_by = ""
         """Why it is gone, for people; empty while it lives."""
         self.calls_done = 0
+        self.confinement = confinement
         self._process = launched.process
         self._log = launched.log
         self._mark = launched.mark
@@ -116,9 +122,16 @@ class Runner:
         *,
         on_outcomes: Callable[[Runner, list[Outcome]], None],
         on_exit: Callable[[Runner], None] | None = None,
+        confinement: Confinement | None = None,
     ) -> Runner:
         """Start the process; calls may be sent at once. Raises OSError if it cannot be started."""
-        return cls(launch(spec), on_outcomes, on_exit)
+        confinement = confinement or Confinement()
+        try:
+            launched = launch(spec, confinement)
+        except OSError:
+            confinement.end()
+            raise
+        return cls(launched, confinement, on_outcomes, on_exit)
 
     # --- what the agent asks -------------------------------------------------------------------
 
@@ -276,7 +289,8 @@ class Runner:
 
     async def _sweep(self) -> None:
         """End what the last call left running, then let the next one start."""
-        are_gone = await in_thread(process_tree.end_descendants, self.pid)
+        runner = self.confinement.runner(self.pid)
+        are_gone = await in_thread(process_tree.end_descendants, runner)
         self._is_sweeping = False
         if not are_gone:
             self._end("killed")
@@ -318,6 +332,7 @@ class Runner:
         elif not self._is_sweeping:
             timeout = first.call.timeout_seconds
             self._end_if(bool(timeout) and now >= self._started_at + timeout, "timeout")
+            self._end_if(self.confinement.is_over(self.pid), "memory")
             if self._log.trim(self._log_start, first.call.limits.log_bytes):
                 self._log_start = 0
         if not self._ending:
@@ -363,7 +378,12 @@ class Runner:
         if self._ending != "closed":
             await in_thread(process_tree.end_marked, self._mark)
         self.ended_by = self._reason()
+        if not self.is_ready and self._ending not in ("closed", "killed"):
+            said = self._log.take(0, None, START_LOG_BYTES).decode(errors="replace").strip()
+            self.ended_by += f" before it took calls; it wrote: {said}" if said else ""
+            log.warning("%s", self.ended_by)
         outcomes = self._last_outcomes()
+        await in_thread(self.confinement.end)
         self._channel.close()
         self._log.close()
         self._closed.set_result(None)
@@ -385,8 +405,19 @@ class Runner:
         printed = self._log.take(self._log_start, None, call.limits.log_bytes)
         if self._ending == "timeout":
             return timed_out(call, usage=usage, log=printed)
+        if self._ran_out_of_memory():
+            usage.peak_bytes = self.confinement.peak_bytes()
+            return out_of_memory(call, self.confinement.memory_bytes, usage=usage, log=printed)
         status = self._process.returncode if self._ending == "exited" else None
         return lost(call, self._reason(), exit=status, usage=usage, log=printed)
+
+    def _ran_out_of_memory(self) -> bool:
+        if self._ending == "memory":
+            return True
+        was_killed = self._process.returncode == -signal.SIGKILL
+        return (
+            was_killed and self._ending in ("exited", "broken") and self.confinement.has_run_out()
+        )
 
     def _reason(self) -> str:
         if self._ending == "exited":
@@ -395,6 +426,7 @@ class Runner:
             "closed": "the runner was closed",
             "killed": "the runner was ended by the worker",
             "timeout": "the runner was ended because a call ran for too long",
+            "memory": "the runner was ended because it took too much memory",
             "broken": "the runner closed its connection",
             "malformed": "the runner sent what is no answer",
             "no start": f"the runner did not start within {START_SECONDS:g} s",

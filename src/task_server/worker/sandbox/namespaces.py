@@ -1,0 +1,84 @@
+"""The tree that a runner in namespaces sees: the system's programs, its environment, its folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from task_server.worker.sandbox.files import (
+    CONFIGURATION,
+    DEVICES,
+    SHARED_MEMORY,
+    SYSTEM,
+    Files,
+    is_of_system,
+)
+
+TMP_BYTES = 256 << 20
+_TREE, _NAMES, _QUEUES, _USER, _PROCESSES, _NETWORK = (
+    *(0x00020000, 0x04000000, 0x08000000, 0x10000000),
+    *(0x20000000, 0x40000000),
+)
+
+Place = tuple[str, str, str, str]
+"""What `child.py` makes: kind, path, of what, and how."""
+
+
+def plan(
+    files: Files, *, root: Path, maps_user: bool, has_network: bool, uid: int, shared_bytes: int
+) -> dict[str, Any]:
+    """What the runner does to enter; `root` is an empty folder, where the tree is put together."""
+    flags = _TREE | _NAMES | _QUEUES | _PROCESSES
+    flags |= _USER if maps_user else 0
+    flags |= 0 if has_network else _NETWORK
+    return {
+        "flags": flags,
+        "maps_user": maps_user,
+        "has_own_network": not has_network,
+        "root": str(root),
+        "tree": sorted(_tree(files, uid, shared_bytes), key=_depth),
+    }
+
+
+def _depth(place: Place) -> int:
+    return place[1].count("/")
+
+
+def _tree(files: Files, uid: int, shared_bytes: int) -> Iterator[Place]:
+    yield from _system()
+    users = f"root:x:0:0::/:/bin/sh\nrunner:x:{uid}:{uid}::{files.own}:/bin/sh\n"
+    yield "file", "/etc/passwd", users, ""
+    yield "file", "/etc/group", f"root:x:0:\nrunner:x:{uid}:\n", ""
+    yield "mount", "/proc", "proc", ""
+    yield "mount", "/tmp", "tmpfs", f"mode=1777,size={TMP_BYTES}"
+    yield "link", "/var/tmp", "/tmp", ""
+    yield from _part("/sys/devices/system", "ro")
+    yield "mount", "/dev", "tmpfs", "mode=755,size=64k"
+    yield "mount", SHARED_MEMORY, "tmpfs", f"mode=1777,size={shared_bytes}"
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        yield "link", f"/dev/{name}", f"/proc/self/fd{target}", ""
+    for device in (*DEVICES, *files.devices):
+        yield from _part(device, "dev")
+    for path in (*files.readable, *files.nameable):
+        if not is_of_system(path):
+            yield from _part(str(path), "ro")
+    yield "part", str(files.own), str(files.own), "rw"  # it may not be there yet
+    for path in files.writable:
+        yield from _part(str(path), "rw")
+
+
+def _system() -> Iterator[Place]:
+    for path in SYSTEM:
+        if Path(path).is_symlink():
+            yield "link", path, os.readlink(path), ""  # noqa: PTH115 as text
+        else:
+            yield from _part(path, "ro")
+    for path in CONFIGURATION:
+        yield from _part(path, "ro")
+
+
+def _part(path: str, how: str) -> Iterator[Place]:
+    if Path(path).exists():
+        yield "part", path, path, how
