@@ -175,6 +175,50 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
         int, _measured("Largest answer of a task; its pickle may take 4 KiB more", "bytes")
     ] = 64 * MIB
     build_seconds: Annotated[float, _measured("Time limit of an environment's build", "s")] = 900.0
+    min_sandbox: Annotated[
+        int | None,
+        _described(
+            "Do not start below this level of the sandbox, 0 to 4; default: 0 where the server is"
+            " on this machine, else 1"
+        ),
+    ] = None
+    max_sandbox: Annotated[
+        int, Meta(description="Highest level of the sandbox to use, 0 to 4", ge=0, le=4)
+    ] = 4
+    memory_bytes: Annotated[
+        int | None,
+        Meta(
+            description="Memory that a task may take; default: 80 % of the machine's, by slots",
+            extra={"unit": "bytes"},
+        ),
+    ] = None
+    cpus: Annotated[
+        float | None,
+        _described("Processors that a task may use, where there are control groups; default: all"),
+    ] = None
+    processes: Annotated[
+        int, Meta(description="Processes and threads that a task may have", ge=8)
+    ] = 512
+    file_bytes: Annotated[int, _measured("Largest file that a task may write", "bytes")] = 4 * GIB
+    network: Annotated[
+        Literal["none", "full"], _described("What tasks reach of the network, from level 1 on")
+    ] = "full"
+    readable: Annotated[
+        str, _described("Folders that tasks may read too, separated as in PATH")
+    ] = ""
+    writable: Annotated[
+        str,
+        _described(
+            "Folders that tasks may write too, separated as in PATH; when the worker is root, tasks"
+            " are other users, whom the folder must let in"
+        ),
+    ] = ""
+    runner_uids: Annotated[
+        str, _described("Users that runners become when the worker is root; nobody else's")
+    ] = "64000-64999"
+    i_know_root_runners: Annotated[
+        bool, _described("Run tasks as root where they cannot become other users")
+    ] = False
 
 
 def database_url_in(data: Path) -> str:
@@ -213,6 +257,8 @@ def checked(kind: type[S], values: Mapping[str, object]) -> S:
     if isinstance(settings, ServerSettings):
         _check_exposure(settings)
         _check_blobs(settings.blobs)
+    else:
+        _check_sandbox(settings)
     return settings
 
 
@@ -230,6 +276,18 @@ def _check_blobs(blobs: str | None) -> None:
             f"--blobs {blobs} is neither a directory nor s3://BUCKET/PREFIX (endpoint, region and"
             " credentials go into the variables AWS_*)"
         )
+
+
+def _check_sandbox(settings: WorkerSettings) -> None:
+    if not 0 <= (settings.min_sandbox or 0) <= settings.max_sandbox:
+        raise ValueError(
+            f"--min-sandbox {settings.min_sandbox} has to be from 0 to {settings.max_sandbox},"
+            " the value of --max-sandbox"
+        )
+    for name in ("memory_bytes", "cpus"):
+        value = getattr(settings, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value} has to be more than 0")
 
 
 def _path(kind: type, value: object) -> object:

@@ -107,6 +107,10 @@ class Place:
         self.folder = folder
         self.data = folder / "server"
         self.database = database or database_url_in(self.data)
+        self.shared = folder / "shared"
+        """Where functions leave signs; everything else of the machine is closed to them."""
+        self.shared.mkdir(exist_ok=True)
+        self.shared.chmod(0o777)
         self.url = ""
         self.server: Process | None = None
         options = ("--ballast-bytes", "1048576", *options)  # these tests leave many folders
@@ -145,6 +149,13 @@ class Place:
             chosen.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{chosen.getsockname()[1]}"
 
+    def sign(self, name: str) -> Path:
+        """An empty file that functions may write into, whichever user each of them is."""
+        path = self.shared / name
+        path.touch()
+        path.chmod(0o666)
+        return path
+
     def worker(
         self,
         name: str = "worker",
@@ -162,6 +173,7 @@ class Place:
         """
         started = [*command, "worker", "--server", url or self.url, "--slots", str(slots)]
         started += ["--data", str(self.folder / name), "--name", name]
+        started += ["--writable", str(self.shared)]
         token = self._tokens.get(name) or self.token("worker", f"{name}'s")
         self._tokens[name] = token  # a worker that comes back is known by it
         variables = {"TASK_SERVER_TOKEN": token, **(environ or {})}

@@ -299,7 +299,7 @@ def start_slow(here: Place, runs: Path, seconds: float) -> tuple[PlainClient, st
 def test_an_answer_outlives_its_worker_while_the_server_is_away(here: Place) -> None:
     server = here.serve()
     worker = here.worker()
-    runs = here.folder / "runs"
+    runs = here.shared / "runs"
     client, task = start_slow(here, runs, 1.0)
 
     server.kill()
@@ -319,7 +319,7 @@ def test_an_answer_outlives_its_worker_while_the_server_is_away(here: Place) -> 
 def test_answers_wait_for_their_server_longer_than_a_lease(here: Place) -> None:
     server = here.serve()
     here.worker()
-    paths = [here.folder / name for name in ("small", "large")]
+    paths = [here.shared / name for name in ("small", "large")]
     with here.client() as client:
         small = client.submit(slow, str(paths[0]), 0.5)
         large = client.submit(big, str(paths[1]), 0.5)
@@ -337,7 +337,7 @@ def test_answers_wait_for_their_server_longer_than_a_lease(here: Place) -> None:
 def test_a_worker_can_be_stopped_while_its_server_is_away(here: Place) -> None:
     server = here.serve()
     worker = here.worker()
-    runs = here.folder / "runs"
+    runs = here.shared / "runs"
     client, task = start_slow(here, runs, 0.5)
     server.kill()
     until(lambda: spooled(here), 10)

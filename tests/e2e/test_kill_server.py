@@ -191,7 +191,7 @@ def test_a_worker_whose_reply_was_lost_in_a_kill_repeats_itself(
 ) -> None:
     here.break_server(fault)
     here.serve()
-    runs = here.folder / "runs"
+    runs = here.sign("runs")
     with here.client("somebody") as client:
         task = client.submit(leaves_a_line, str(runs)).id
 

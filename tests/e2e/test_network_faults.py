@@ -81,7 +81,7 @@ def test_an_answer_found_during_a_partition_is_delivered_after_it(
     here: Place, proxy: FaultyProxy, direct: Client, size: int, restarts: bool
 ) -> None:
     worker = here.worker(url=proxy.url)
-    runs = here.folder / "runs"
+    runs = here.sign("runs")
     future = direct.submit(run, str(runs), "x" * size, 1.0)
     until(lambda: lines(runs))
 
@@ -105,7 +105,7 @@ def test_an_answer_that_comes_after_a_partition_too_late_changes_nothing(
     here: Place, proxy: FaultyProxy, direct: Client
 ) -> None:
     worker = here.worker("cut off", url=proxy.url)
-    runs = here.folder / "runs"
+    runs = here.sign("runs")
     future = direct.submit(lambda path: (run(path, "x", 1.0), time.monotonic())[1], str(runs))
     until(lambda: lines(runs))
 
@@ -146,7 +146,7 @@ def test_a_task_that_is_submitted_twice_by_the_network_is_there_once(
     here: Place, proxy: FaultyProxy, client: Client
 ) -> None:
     here.worker()
-    runs = here.folder / "runs"
+    runs = here.sign("runs")
     proxy.decide = sometimes(1, *TWICE, share=1.0)
 
     futures = [client.submit(run, str(runs), str(n), 0.0) for n in range(20)]
@@ -186,7 +186,7 @@ def keyed_submit(client: PlainClient, key: str) -> str:
 def test_a_worker_whose_exchanges_arrive_twice_runs_each_task_once(
     here: Place, proxy: FaultyProxy, direct: Client
 ) -> None:
-    runs = here.folder / "runs"
+    runs = here.sign("runs")
     proxy.decide = sometimes(3, *TWICE)
     worker = here.worker(url=proxy.url)
 
@@ -287,7 +287,7 @@ def test_a_batch_whose_answers_are_cut_anywhere_is_read_whole(
 def test_a_worker_whose_exchanges_are_cut_anywhere_runs_each_task_once(
     here: Place, proxy: FaultyProxy, direct: Client
 ) -> None:
-    runs = here.folder / "runs"
+    runs = here.sign("runs")
     worker = here.worker(url=proxy.url)
     once = direct.options(at_most_once=True)
     futures = []

@@ -303,15 +303,15 @@ def is_answered(client: PlainClient, task: str) -> bool:
 def slow(here: Place, client: PlainClient, name: str, **fields: object) -> str:
     """Submit a task that notes each start in a file of that name, and ends when a gate opens."""
     code = (
-        f"[open({str(here.folder / name)!r}, 'a').write('x'),"
+        f"[open({str(here.shared / name)!r}, 'a').write('x'),"
         f" *(__import__('time').sleep(0.05) for _ in iter(lambda:"
-        f" __import__('os').path.exists({str(here.folder / 'gate')!r}), True)), {name!r}][-1]"
+        f" __import__('os').path.exists({str(here.shared / 'gate')!r}), True)), {name!r}][-1]"
     )
     return client.submit("eval", code, **fields)
 
 
 def starts(here: Place, name: str) -> int:
-    path = here.folder / name
+    path = here.shared / name
     return len(path.read_text()) if path.exists() else 0
 
 
@@ -331,7 +331,7 @@ def test_a_worker_that_goes_on_across_a_restore_harms_nothing(here: Place) -> No
     put_in_place(here, saved)
     here.serve()
     others = [client.submit("operator:add", f"other {n}", "") for n in range(5)]
-    (here.folder / "gate").touch()
+    (here.shared / "gate").touch()
 
     assert client.answer(early, wait=60) == "early"
     assert [client.answer(task, wait=60) for task in others] == [f"other {n}" for n in range(5)]
@@ -345,7 +345,7 @@ def test_a_task_that_may_start_only_once_does_not_start_again_after_a_restore(
 ) -> None:
     server = here.serve()
     client = user(here)
-    body = {"function": "open", "args": [str(here.folder / "never"), "w"], "at_most_once": True}
+    body = {"function": "open", "args": [str(here.shared / "never"), "w"], "at_most_once": True}
     (task,) = client.ask("POST", "/v1/tasks", [body])["ids"]
     saved = here.folder / "backup.db"
     assert command(here, "db", "backup", str(saved)).returncode == 0
@@ -359,7 +359,7 @@ def test_a_task_that_may_start_only_once_does_not_start_again_after_a_restore(
     view = client.ask("GET", f"/v1/tasks/{task}")
     assert view["state"] == "failed" and view["error"]["kind"] == "lost"
     assert "restored from a backup" in view["error"]["message"]
-    assert not (here.folder / "never").exists()
+    assert not (here.shared / "never").exists()
 
 
 def test_large_payloads_can_be_backed_up_too(here: Place) -> None:

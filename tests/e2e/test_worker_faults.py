@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -60,7 +61,8 @@ def client(here: Place) -> Iterator[Client]:
 def long_at_first(path: str, seconds: float) -> int:
     """How often it ran; only the first time it takes long. Leaves a line for each time."""
     with Path(path).open("a+") as file:
-        file.write(f"{os.getpid()} {time.monotonic()}\n")
+        namespace = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116
+        file.write(f"{os.getpid()} {namespace} {time.monotonic()}\n")
         file.seek(0)
         times = len(file.readlines())
     if times == 1:
@@ -71,29 +73,39 @@ def long_at_first(path: str, seconds: float) -> int:
 class Runs:
     """What `long_at_first` leaves."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "runs"
+    def __init__(self, path: Path) -> None:
+        self.path = path
 
     @property
     def lines(self) -> list[str]:
-        return self.path.read_text().splitlines() if self.path.exists() else []
+        return self.path.read_text().splitlines()
 
     def begun(self, times: int = 1) -> None:
         """Wait until it has begun so often."""
         until(lambda: len(self.lines) >= times, what=f"run {times} begins")
 
-    def pid(self, time: int) -> int:
-        """The process of the n-th run, from 0."""
-        return int(self.lines[time].split()[0])
+    def is_left(self, time: int) -> bool:
+        """Whether the process of the n-th run, from 0, is there."""
+        pid, namespace, _ = self.lines[time].split()
+        return any(is_known_as(each, pid, int(namespace)) for each in Path("/proc").glob("[0-9]*"))
 
     def began_at(self, time: int) -> float:
         """Its begin on the monotonic clock, which all processes share."""
-        return float(self.lines[time].split()[1])
+        return float(self.lines[time].split()[2])
+
+
+def is_known_as(process: Path, pid: str, namespace: int) -> bool:
+    """Whether a process, named by its folder in /proc, has that id in that namespace."""
+    with contextlib.suppress(OSError):
+        ids = (process / "status").read_text().partition("NSpid:")[2].partition("\n")[0].split()
+        is_same = ids[-1] == pid and (process / "ns" / "pid").stat().st_ino == namespace
+        return is_same and is_there(int(process.name))
+    return False
 
 
 @pytest.fixture
 def runs(here: Place) -> Runs:
-    return Runs(here.folder)
+    return Runs(here.sign("runs"))
 
 
 def ended(future: Future[object], seconds: float = 40.0) -> TaskView:
@@ -115,7 +127,7 @@ def test_runners_of_a_killed_worker_die_with_it_and_the_task_runs_again_in_time(
     first.kill()
     killed_at = time.monotonic()
 
-    until(lambda: not is_there(runs.pid(0)), 5, "the runner ends with its worker")
+    until(lambda: not runs.is_left(0), 5, "the runner ends with its worker")
     assert future.result(timeout=30) == 2
     waited = runs.began_at(1) - killed_at
     assert waited < LEASE_SECONDS + SWEEP_SECONDS + LONGEST_CRASH_WAIT + SLACK_SECONDS
@@ -170,12 +182,12 @@ def test_a_worker_that_slept_beyond_its_lease_ends_what_it_no_longer_holds(
 
     asleep = suspend(sleeper)
     until(lambda: future.status().state != "running", 20, "the lease runs out")
-    assert is_there(runs.pid(0))
+    assert runs.is_left(0)
     here.worker("another", slots=1)
     answer = future.result(timeout=30)
     resume(sleeper, asleep)
 
-    until(lambda: not is_there(runs.pid(0)), 10, "what it no longer holds is ended")
+    until(lambda: not runs.is_left(0), 10, "what it no longer holds is ended")
     view = future.status()
     assert (answer, view.state, view.attempt) == (2, "succeeded", 2)
     assert sleeper.is_alive() and client.call("math:sqrt", 9) == 3.0

@@ -128,6 +128,11 @@ class Environments:
         """Minor versions of the interpreters that `open` found."""
         return sorted(self._pythons or {})
 
+    @property
+    def first_interpreter(self) -> Path:
+        """One of those that `open` found, else the one that runs this."""
+        return next(iter((self._pythons or {}).values()), Path(sys.executable))
+
     async def close(self) -> None:
         """End all builds and wait until their processes are gone."""
         tasks = [*(build.task for build in self._builds.values()), *self._background]

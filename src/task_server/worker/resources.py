@@ -23,7 +23,9 @@ class Resources:
     def __init__(self, transport: AsyncTransport, directory: Path) -> None:
         self._transport = transport
         self._blobs = directory / "blobs"
-        self._blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        # Runners, maybe other users, may read a blob whose digest they know, and list none.
+        self._blobs.chmod(0o711)
         self._fetching: dict[str, asyncio.Future[Path]] = {}
 
     async def lock(self, digest: str) -> str:
@@ -103,4 +105,5 @@ def _keep(partial: Path, name: str, path: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != name[7:]:
         raise RequestError(f"blob {name} came with another content")
+    partial.chmod(0o644)
     partial.rename(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from importlib.metadata import version
 
@@ -12,22 +13,31 @@ from task_server.process import log_to_stderr, loop_factory
 from task_server.settings import WorkerSettings
 from task_server.worker import process_tree
 from task_server.worker.agent import Agent, Refused
+from task_server.worker.sandbox.choice import SandboxTooWeak
+from task_server.worker.sandbox.hiding import hide_memory
 
 log = logging.getLogger(__name__)
 
 REFUSED = 4
 """Exit status when the server does not want this worker."""
+TOO_WEAK = 5
+"""Exit status when functions cannot be kept in their place as firmly as asked for."""
 
 
 def run(settings: WorkerSettings) -> int:
     """Run a worker; gives its exit status."""
     log_to_stderr()
+    hide_memory()
+    os.umask(0o022)  # what runners share is read by other users
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_run(settings))
     except Refused as error:
         log.error("%s", error)
         return REFUSED
+    except SandboxTooWeak as error:
+        log.error("%s", error)
+        return TOO_WEAK
     except OSError as error:
         log.error("cannot work: %s", error)
         return 1

@@ -15,6 +15,7 @@ from task_server.worker.calls import Call, Outcome
 from task_server.worker.environments import Environment
 from task_server.worker.launch import CHILD, RunnerSpec, compiled_child, share_cloudpickle
 from task_server.worker.runners import Runner
+from task_server.worker.sandbox.sandbox import Sandbox
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +77,17 @@ class Slots:
         self._children: dict[Path, Path] = {}
         self._cloudpickle: Path | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._sandbox: Sandbox | None = None
+
+    def use(self, sandbox: Sandbox) -> None:
+        """Confine every runner by it."""
+        self._sandbox = sandbox
 
     def open(self) -> None:
         """Remove what an earlier start left, and prepare what runners share."""
         shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir(parents=True, mode=0o700)
+        self._directory.mkdir(parents=True)
+        self._directory.chmod(0o711)  # runners may be other users, and only get at their own
         shared = self._directory / "shared"
         shared.mkdir()
         self._cloudpickle = share_cloudpickle(shared)
@@ -167,7 +174,10 @@ class Slots:
             cloudpickle=self._cloudpickle,
             child=self._child(environment.interpreter),
         )
-        return Runner.start(spec, on_outcomes=self._take, on_exit=self._forget)
+        confinement = self._sandbox.confine(spec) if self._sandbox is not None else None
+        return Runner.start(
+            spec, on_outcomes=self._take, on_exit=self._forget, confinement=confinement
+        )
 
     def _child(self, interpreter: Path) -> Path:
         binary = interpreter.resolve()
