@@ -12,6 +12,7 @@ import typer
 from task_server.cli import (
     calls,
     database,
+    doctor,
     environments,
     functions,
     servers,
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (servers, calls, tasks):
+for group in (servers, calls, tasks, doctor):
     group.add_to(app)
 app.add_typer(workers.app, name="workers")
 app.add_typer(functions.app, name="functions")

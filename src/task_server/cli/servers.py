@@ -30,9 +30,9 @@ S = TypeVar("S", ServerSettings, WorkerSettings)
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command()(_with_options(up, [*_SERVER.values(), _WORKER["slots"]]))
-    app.command()(_with_options(serve, _SERVER.values()))
-    app.command()(_with_options(worker, _WORKER.values()))
+    app.command()(with_options(up, [*_SERVER.values(), _WORKER["slots"]]))
+    app.command()(with_options(serve, _SERVER.values()))
+    app.command()(with_options(worker, _WORKER.values()))
 
 
 def up(slots: int | None = None, **values: Any) -> None:
@@ -40,7 +40,7 @@ def up(slots: int | None = None, **values: Any) -> None:
 
     It writes a profile, so that client and command line on this machine need no settings.
     """
-    settings = _settings(ServerSettings, values)
+    settings = settings_from(ServerSettings, values)
     from task_server.cli.up import up as run
 
     raise typer.Exit(run(settings, slots))
@@ -48,19 +48,20 @@ def up(slots: int | None = None, **values: Any) -> None:
 
 def serve(**values: Any) -> None:
     """Run a server."""
-    settings = _settings(ServerSettings, values)
+    settings = settings_from(ServerSettings, values)
     _end_with_parent()
-    raise typer.Exit(_part("task_server.server.run").serve(settings))
+    raise typer.Exit(part("task_server.server.run").serve(settings))
 
 
 def worker(**values: Any) -> None:
     """Run a worker. SIGTERM lets it finish what it runs; a second one gives everything back."""
-    settings = _settings(WorkerSettings, values)
+    settings = settings_from(WorkerSettings, values)
     _end_with_parent()
-    raise typer.Exit(_part("task_server.worker.run").run(settings))
+    raise typer.Exit(part("task_server.worker.run").run(settings))
 
 
-def _settings(kind: type[S], values: dict[str, Any]) -> S:
+def settings_from(kind: type[S], values: dict[str, Any]) -> S:
+    """Settings of a kind from options; a wrong one ends the command with its name."""
     try:
         return checked(kind, values)
     except ValueError as error:
@@ -68,7 +69,8 @@ def _settings(kind: type[S], values: dict[str, Any]) -> S:
         raise typer.BadParameter(message) from error
 
 
-def _part(module: str) -> Any:
+def part(module: str) -> Any:
+    """A module of an extra; the command ends and says which to install where it is not."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -76,7 +78,8 @@ def _part(module: str) -> Any:
         raise typer.BadParameter(message) from error
 
 
-def _with_options(command: Command, settings: Iterable[Setting]) -> Command:
+def with_options(command: Command, settings: Iterable[Setting]) -> Command:
+    """The command with an option for each setting."""
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [_parameter(setting) for setting in settings]
     )

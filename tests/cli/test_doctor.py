@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from task_server.cli.application import run
+
+pytestmark = pytest.mark.e2e
+
+
+def findings(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    status = run(["doctor", "-o", "json", *arguments])
+    rows = json.loads(capsys.readouterr().out)
+    return status, {row["what"]: row for row in rows}
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setenv("TASK_SERVER_PROFILE", str(tmp_path / "none.json"))
+    monkeypatch.delenv("TASK_SERVER_URL", raising=False)
+
+
+def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = findings(capsys)
+
+    assert status == 0
+    assert found["uv"]["state"] == "ok" and "uv" in found["uv"]["found"]
+    assert found["server"]["state"] == "missing" and "task-server up" in found["server"]["found"]
+
+
+def test_doctor_tries_the_sandbox_out(capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = findings(capsys, "--worker", "--max-sandbox", "1")
+
+    assert status == 0
+    assert found["sandbox"]["found"].startswith("level ")
+    assert found["a task tries to outlive its runner"]["found"] == "denied"
+    assert found["a task works"]["found"] == "yes"
+    assert "root" in found["layer: namespace"]["hint"]
+
+
+def test_doctor_says_what_is_wrong_with_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    status, found = findings(capsys, "--worker", "--runner-uids", "many")
+
+    assert status == 1
+    assert found["sandbox"]["state"] == "broken" and "64000-64999" in found["sandbox"]["found"]
