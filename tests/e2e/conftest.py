@@ -61,7 +61,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     data = tmp_path_factory.mktemp("data")
     # Runners may work under other uids, to which folders of this user's are closed.
     for folder in (data, *data.parents[:2]):
-        folder.chmod(0o755)
+        folder.chmod(folder.stat().st_mode | 0o055)
     profile = tmp_path_factory.mktemp("profile") / "profile.json"
     environ = clean_environ() | {"TASK_SERVER_PROFILE": str(profile)}
     with (data / "up.log").open("w") as log:

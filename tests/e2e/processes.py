@@ -217,7 +217,7 @@ def place(
     folder = factory.mktemp("place")
     # Runners may work under other uids, to which folders of this user's are closed.
     for each in (folder, *folder.parents[:2]):
-        each.chmod(0o755)
+        each.chmod(each.stat().st_mode | 0o055)
     place = Place(folder, *options, database=database)
     try:
         yield place

@@ -15,8 +15,9 @@ from task_server.settings import WorkerSettings
 from task_server.worker.launch import CHILD
 from task_server.worker.sandbox.choice import Machine, SandboxTooWeak, Wishes, choose, wishes_of
 from task_server.worker.sandbox.layers import Layers
+from task_server.worker.sandbox.limits import Network
 from task_server.worker.sandbox.probes import HELD_BY, Examined, examine
-from task_server.worker.sandbox.sandbox import Network, Policy, Sandbox
+from task_server.worker.sandbox.sandbox import Policy, Sandbox
 from task_server.worker.sandbox.uids import Uids
 
 
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.e2e
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder of a worker's that other users can enter."""
     for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(0o711)
+        each.chmod(each.stat().st_mode | 0o011)
     yield tmp_path
     assert list(tmp_path.glob("probe-*")) == []
 
@@ -53,7 +54,7 @@ def wishes(folder: Path, **values: object) -> Wishes:
 
 
 async def examined(layers: Layers, folder: Path, network: Network = "full") -> Examined:
-    policy: Policy = msgspec.structs.replace(wishes(folder).policy, network=network)
+    policy: Policy = wishes(folder, network=network).policy
 
     def make(root: Path) -> Sandbox:
         uids = Uids(64000, 64999)
