@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
-from task_server.protocol.workers import Assignment
+from task_server.protocol.workers import Assignment, Limits
 from task_server.worker import process_tree
 from task_server.worker import slots as slots_module
 from task_server.worker.attempts import Attempt, plain_call
@@ -26,7 +26,13 @@ HERE = Environment("here", Path(sys.executable), None)
 
 
 def attempt(
-    lease: str, function: str, *args: object, owner: str = "1", timeout: float = 0
+    lease: str,
+    function: str,
+    *args: object,
+    owner: str = "1",
+    timeout: float = 0,
+    isolation: str = "reuse",
+    limits: Limits | UnsetType = UNSET,
 ) -> Attempt:
     assignment = Assignment(
         id=f"task of {lease}",
@@ -37,6 +43,8 @@ def attempt(
         attempt=1,
         args=Raw(json.dumps(args).encode()),
         timeout_seconds=timeout,
+        isolation=isolation,
+        limits=limits,
     )
     return Attempt(assignment, call=plain_call(assignment, CallLimits()))
 
@@ -301,3 +309,47 @@ async def test_the_call_that_runs_is_told(table: Callable[[int], Table]) -> None
     made.slots.note_running()
 
     assert (running.phase, behind.phase) == ("running", "leased")
+
+
+async def test_a_task_that_wants_a_process_of_its_own_gets_one_and_nobody_after_it(
+    table: Callable[[int], Table],
+) -> None:
+    made = table(1)
+    made.run(pid("before"))
+    [before] = await made.ended("before")
+
+    made.run(*(attempt(name, "os:getpid", isolation="fresh") for name in ("a", "b")))
+    fresh = await made.ended("a", "b")
+    made.run(pid("after"))
+    [after] = await made.ended("after")
+
+    assert len({before, *fresh}) == 3 and after not in fresh
+    await made.until(lambda: not any(map(process_tree.is_alive, fresh)))
+
+
+async def test_tasks_with_other_limits_run_in_another_process(
+    table: Callable[[int], Table],
+) -> None:
+    made = table(2)
+    few = Limits(processes=20)
+
+    made.run(pid("a"), attempt("b", "os:getpid", limits=few))
+    one, other = await made.ended("a", "b")
+    made.run(pid("c"), attempt("d", "os:getpid", limits=few))
+
+    assert await made.ended("c", "d") == [one, other]
+
+
+async def test_a_runner_that_never_starts_is_not_tried_for_ever(
+    table: Callable[[int], Table], tmp_path: Path
+) -> None:
+    made = table(1)
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such library\nexit 127\n")
+    broken.chmod(0o755)
+
+    made.run(pid("a"), pid("b"), environment=Environment("broken", broken, None))
+
+    await made.until(lambda: len(made.unfit) == 2)
+    made.run(pid("c"))
+    assert await made.ended("c")

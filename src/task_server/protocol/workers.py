@@ -117,7 +117,7 @@ class Stop(Struct):
     why: Literal["cancelled", "gone"]
 
 
-class Limits(Struct, omit_defaults=True):
+class Limits(Struct, frozen=True, omit_defaults=True):
     """Bounds of one attempt; absent: the worker's own."""
 
     memory: int | None = None

@@ -7,14 +7,32 @@ import hashlib
 from typing import Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, UnsetType
 
 from task_server.protocol.tasks import Error, ErrorKind
-from task_server.protocol.workers import Assignment, FunctionReference, Held, Phase, Report, Usage
+from task_server.protocol.workers import (
+    Assignment,
+    FunctionReference,
+    Held,
+    Limits,
+    Phase,
+    Report,
+    Usage,
+)
 from task_server.worker.calls import Call, CallLimits, Outcome
 
 BLOB_BYTES = 65536
 """Larger answers are uploaded before they are reported."""
+
+
+class RunnerKey(Struct, frozen=True):
+    """What tells runners apart."""
+
+    owner: str
+    environment: str
+    limits: Limits | None = None
+    fresh: str = ""
+    """The lease of the one task that it is for."""
 
 
 class Attempt(Struct, eq=False):
@@ -32,9 +50,13 @@ class Attempt(Struct, eq=False):
         return self.assignment.lease
 
     @property
-    def runner_key(self) -> tuple[str, str]:
-        """Runners serve one owner and one environment."""
-        return (self.assignment.owner, self.assignment.environment)
+    def runner_key(self) -> RunnerKey:
+        """Runners serve one owner and one environment, within the same limits."""
+        assignment = self.assignment
+        limits = None if isinstance(assignment.limits, UnsetType) else assignment.limits
+        # By its lease a task that wants a process of its own finds none, and leaves none.
+        fresh = assignment.lease if assignment.isolation == "fresh" else ""
+        return RunnerKey(assignment.owner, assignment.environment, limits, fresh)
 
     def held(self) -> Held:
         """As told in the list of what is held."""
@@ -60,7 +82,7 @@ def plain_call(assignment: Assignment, limits: CallLimits) -> Call:
         payload=b"[" + args + b"," + kwargs + b"]",
         result_encoding=assignment.result_encoding,
         timeout_seconds=assignment.timeout_seconds,
-        limits=limits,
+        limits=_call_limits(assignment, limits),
     )
 
 
@@ -86,8 +108,16 @@ def other_call(
         result_encoding=assignment.result_encoding,
         timeout_seconds=assignment.timeout_seconds,
         blobs=blobs,
-        limits=limits,
+        limits=_call_limits(assignment, limits),
     )
+
+
+def _call_limits(assignment: Assignment, limits: CallLimits) -> CallLimits:
+    asked = assignment.limits
+    if isinstance(asked, UnsetType) or asked.log_bytes is None:
+        return limits
+    log_bytes = min(asked.log_bytes, limits.log_bytes)
+    return msgspec.structs.replace(limits, log_bytes=log_bytes)
 
 
 def report_of(attempt: Attempt, outcome: Outcome) -> tuple[Report, list[tuple[str, bytes]]]:

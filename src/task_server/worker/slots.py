@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from task_server.worker.attempts import Attempt
+from task_server.worker.attempts import Attempt, RunnerKey
 from task_server.worker.calls import Call, Outcome
 from task_server.worker.environments import Environment
 from task_server.worker.launch import CHILD, RunnerSpec, compiled_child, share_cloudpickle
@@ -21,10 +21,11 @@ log = logging.getLogger(__name__)
 
 STUCK_SECONDS = 0.25
 """A call that takes this long does not let others wait behind it."""
+START_TRIES = 3
+"""How often in a row a runner may fail to start before its tasks are given back."""
 SPARE_RUNNERS = 4
 """Warm runners kept beside those in slots."""
 
-Key = tuple[str, str]
 OnOutcomes = Callable[[list[tuple[Attempt, Outcome]]], None]
 
 
@@ -35,7 +36,7 @@ class Slot:
 
     def __init__(self) -> None:
         self.runner: Runner | None = None
-        self.key: Key | None = None
+        self.key: RunnerKey | None = None
 
     @property
     def pending(self) -> int:
@@ -65,7 +66,7 @@ class Slots:
         on_unfit: Callable[[list[Attempt]], None],
     ) -> None:
         self._slots = [Slot() for _ in range(count)]
-        self._spare: list[tuple[Key, Runner]] = []
+        self._spare: list[tuple[RunnerKey, Runner]] = []
         """Warm runners that no slot has, longest unused first."""
         self._directory = directory
         self._on_outcomes = on_outcomes
@@ -77,6 +78,7 @@ class Slots:
         self._children: dict[Path, Path] = {}
         self._cloudpickle: Path | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._failed_starts: dict[str, int] = {}
         self._sandbox: Sandbox | None = None
 
     def use(self, sandbox: Sandbox) -> None:
@@ -147,24 +149,24 @@ class Slots:
         ]
         return min(same, key=lambda slot: counts[id(slot)]) if same else None
 
-    def _refit(self, slot: Slot, key: Key, environment: Environment) -> None:
+    def _refit(self, slot: Slot, key: RunnerKey, environment: Environment) -> None:
         """Give a free slot a runner for `key`; its warm one is kept beside if there is room."""
         old, old_key = slot.runner, slot.key
-        slot.runner = self._take_spare(key) or self._start(environment)
+        slot.runner = self._take_spare(key) or self._start(environment, key)
         slot.key = key
         if old is not None and old_key is not None and old.is_open:
             self._spare.append((old_key, old))
             if len(self._spare) > SPARE_RUNNERS:
                 self._close(self._spare.pop(0)[1])
 
-    def _take_spare(self, key: Key) -> Runner | None:
+    def _take_spare(self, key: RunnerKey) -> Runner | None:
         for index, (spare_key, runner) in enumerate(self._spare):
             if spare_key == key and runner.is_open:
                 del self._spare[index]
                 return runner
         return None
 
-    def _start(self, environment: Environment) -> Runner:
+    def _start(self, environment: Environment, key: RunnerKey) -> Runner:
         directory = self._directory / f"runner-{next(self._numbers)}"
         directory.mkdir()
         spec = RunnerSpec(
@@ -174,7 +176,9 @@ class Slots:
             cloudpickle=self._cloudpickle,
             child=self._child(environment.interpreter),
         )
-        confinement = self._sandbox.confine(spec) if self._sandbox is not None else None
+        confinement = None
+        if self._sandbox is not None:
+            confinement = self._sandbox.confine(spec, self._sandbox.limits_for(key.limits))
         return Runner.start(
             spec, on_outcomes=self._take, on_exit=self._forget, confinement=confinement
         )
@@ -203,10 +207,35 @@ class Slots:
                 again.append(found)  # its runner ended before it started: another one takes it
             else:
                 ended.append((found[0], outcome))
+        self._retire(runner)
+        if again and not runner.is_ready:
+            again = self._still_hopeful(again)
         if ended:
+            if self._failed_starts:
+                self._failed_starts.pop(ended[0][0].assignment.environment, None)
             self._on_outcomes(ended)
         if again or self._waiting:
             self.run([*again, *self._take_waiting()])
+
+    def _still_hopeful(
+        self, attempts: list[tuple[Attempt, Environment]]
+    ) -> list[tuple[Attempt, Environment]]:
+        """Those to try again after a runner that never took calls; the others are given back."""
+        digest = attempts[0][1].digest
+        self._failed_starts[digest] = self._failed_starts.get(digest, 0) + 1
+        if self._failed_starts[digest] < START_TRIES:
+            return attempts
+        log.error("no runner starts in environment %s", digest)
+        del self._failed_starts[digest]
+        self._on_unfit([attempt for attempt, _ in attempts])
+        return []
+
+    def _retire(self, runner: Runner) -> None:
+        """Let a runner go that was for one task, once that is done."""
+        for slot in self._slots:
+            if slot.runner is runner and slot.key is not None and slot.key.fresh:
+                slot.runner, slot.key = None, None
+                self._close(runner)
 
     def _take_waiting(self) -> list[tuple[Attempt, Environment]]:
         if not self._waiting:

@@ -51,10 +51,10 @@ def wishes_of(settings: WorkerSettings, data: Path) -> Wishes:
         processes=settings.processes,
         file_bytes=settings.file_bytes,
         cpus=settings.cpus,
+        network=settings.network,
     )
     policy = Policy(
         limits=limits,
-        network=settings.network,
         readable=_paths(settings.readable),
         writable=_paths(settings.writable),
         nameable=(data / "blobs",),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Literal, get_args
 
 from msgspec import Struct
 
+from task_server.protocol.workers import Limits
 from task_server.worker.sandbox.layers import Layers
+
+Network = Literal["none", "full"]
 
 GIB = 1 << 30
 SHARE_OF_MEMORY = 0.8
@@ -29,6 +33,28 @@ class RunnerLimits(Struct, frozen=True, kw_only=True):
     """Of each file."""
     cpus: float | None = None
     """None: as many as there are."""
+    network: Network = "full"
+
+    def at_most(self, asked: Limits, *, memory_bytes: int) -> RunnerLimits:
+        """These with what a task asks for, never more than these, but for memory up to so much.
+
+        Raises ValueError for what is not built.
+        """
+        network = asked.network or self.network
+        if network not in get_args(Network):
+            raise ValueError(f"network {network!r} is not built; there are none and full")
+        return RunnerLimits(
+            memory_bytes=min(asked.memory or self.memory_bytes, memory_bytes),
+            processes=min(asked.processes or self.processes, self.processes),
+            file_bytes=min(asked.file_bytes or self.file_bytes, self.file_bytes),
+            cpus=_least(asked.cpu, self.cpus),
+            network="none" if "none" in (network, self.network) else "full",
+        )
+
+
+def _least(one: float | None, other: float | None) -> float | None:
+    values = [each for each in (one, other) if each is not None]
+    return min(values) if values else None
 
 
 def share_of_memory(slots: int) -> int:

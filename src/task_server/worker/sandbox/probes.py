@@ -154,7 +154,7 @@ async def _examine(sandbox: Sandbox, spec: RunnerSpec, here: Path) -> Examined:
     left = list(process_tree.marked(mark))
     probes["outlive its runner"] = "allowed" if left else "denied"
     probes["take memory past the limit"] = await _take_memory(sandbox, spec)
-    return Examined(sandbox.layers, sandbox.policy.network, probes)
+    return Examined(sandbox.layers, sandbox.policy.limits.network, probes)
 
 
 async def _take_memory(sandbox: Sandbox, spec: RunnerSpec) -> str:

@@ -5,27 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct
 
+from task_server.protocol.workers import Limits
 from task_server.worker.launch import RunnerSpec
 from task_server.worker.sandbox import landlock, namespaces, seccomp
 from task_server.worker.sandbox.cgroups import Group, Groups
 from task_server.worker.sandbox.confinement import Confinement
 from task_server.worker.sandbox.files import Files, folders_of
 from task_server.worker.sandbox.layers import Layers
-from task_server.worker.sandbox.limits import OOM_SCORE, RunnerLimits, kernel_limits
+from task_server.worker.sandbox.limits import (
+    OOM_SCORE,
+    RunnerLimits,
+    kernel_limits,
+    share_of_memory,
+)
 from task_server.worker.sandbox.uids import Uids
-
-Network = Literal["none", "full"]
 
 
 class Policy(Struct, frozen=True, kw_only=True):
     """What the worker was told about its runners."""
 
     limits: RunnerLimits
-    network: Network = "full"
     readable: tuple[Path, ...] = ()
     writable: tuple[Path, ...] = ()
     nameable: tuple[Path, ...] = ()
@@ -49,6 +52,15 @@ class Sandbox:
         self._uids = uids if layers.uid else None
         self._groups = groups if layers.cgroup else None
         self._own_threads = 0 if layers.uid else own_threads()
+
+    def limits_for(self, asked: Limits | None) -> RunnerLimits:
+        """The limits of a runner whose tasks ask for these. Raises OSError if that is not built."""
+        if asked is None:
+            return self.policy.limits
+        try:
+            return self.policy.limits.at_most(asked, memory_bytes=share_of_memory(1))
+        except ValueError as error:
+            raise OSError(str(error)) from error
 
     def confine(self, spec: RunnerSpec, limits: RunnerLimits | None = None) -> Confinement:
         """What a runner of that kind gets. Raises OSError."""
@@ -85,23 +97,23 @@ class Sandbox:
         if layers.landlock:
             plan["landlock"] = landlock.plan(files, layers.landlock)
         if layers.seccomp:
-            plan["seccomp"] = seccomp.plan(self._sockets())
+            plan["seccomp"] = seccomp.plan(self._sockets(limits))
         if layers.namespace:
             plan["namespace"] = namespaces.plan(
                 files,
                 root=self._root,
                 maps_user=layers.maps_user,
-                has_network=self.policy.network != "none",
+                has_network=limits.network != "none",
                 uid=os.getuid() if uid is None else uid,
                 shared_bytes=limits.memory_bytes,
             )
         return plan
 
-    def _sockets(self) -> seccomp.Sockets:
+    def _sockets(self, limits: RunnerLimits) -> seccomp.Sockets:
         if self.layers.namespace:
             return "all"
         # Landlock does not see connections to sockets in the file system, such as the user's bus.
-        return "none" if self.policy.network == "none" else "no local"
+        return "none" if limits.network == "none" else "no local"
 
     def _files(self, spec: RunnerSpec) -> Files:
         readable = [*folders_of(spec.interpreter), spec.child.parent, *self.policy.readable]
