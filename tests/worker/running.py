@@ -12,9 +12,13 @@ from typing import Any
 
 import cloudpickle
 
+from task_server.settings import WorkerSettings
 from task_server.worker.calls import Call, CallLimits, Outcome
 from task_server.worker.launch import CHILD, RunnerSpec, share_cloudpickle
 from task_server.worker.runners import Runner
+from task_server.worker.sandbox.choice import choose, wishes_of
+from task_server.worker.sandbox.limits import RunnerLimits
+from task_server.worker.sandbox.sandbox import Sandbox
 
 WAIT_SECONDS = 20.0
 
@@ -48,20 +52,41 @@ def small(*, answer_bytes: int = 64 << 20, log_bytes: int = 1 << 20) -> CallLimi
     return CallLimits(answer_bytes=answer_bytes, log_bytes=log_bytes)
 
 
+async def best_sandbox(folder: Path, *, shared: Path, highest: int = 4) -> Sandbox:
+    """The best there is on this machine, with a folder where functions leave signs."""
+    for each in (folder, *folder.parents[:2]):
+        each.chmod(each.stat().st_mode | 0o011)
+    shared.mkdir(exist_ok=True)
+    shared.chmod(0o777)
+    settings = WorkerSettings(
+        server="http://127.0.0.1", writable=str(shared), slots=2, max_sandbox=highest
+    )
+    chosen = await choose(
+        wishes_of(settings, folder), interpreter=Path(sys.executable), directory=folder
+    )
+    return chosen.sandbox
+
+
 class Bench:
     """Starts runners in a folder, and keeps what they report."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sandbox: Sandbox | None = None) -> None:
         self.folder = folder
+        self.sandbox = sandbox
         self.runners: list[Runner] = []
         self.outcomes: list[Outcome] = []
         self.exited: list[Runner] = []
         self._news = asyncio.Event()
 
     def start(
-        self, *, site_packages: Path | None = None, interpreter: str = "", child: Path = CHILD
+        self,
+        *,
+        site_packages: Path | None = None,
+        interpreter: str = "",
+        child: Path = CHILD,
+        limits: RunnerLimits | None = None,
     ) -> Runner:
-        """A new runner."""
+        """A new runner, in the sandbox if the bench has one."""
         spec = RunnerSpec(
             interpreter=Path(interpreter or sys.executable),
             directory=self.folder / f"runner-{len(self.runners)}",
@@ -69,7 +94,12 @@ class Bench:
             cloudpickle=share_cloudpickle(self.folder / "cloudpickle"),
             child=child,
         )
-        runner = Runner.start(spec, on_outcomes=self._on_outcomes, on_exit=self._on_exit)
+        runner = Runner.start(
+            spec,
+            on_outcomes=self._on_outcomes,
+            on_exit=self._on_exit,
+            confinement=self.sandbox.confine(spec, limits) if self.sandbox is not None else None,
+        )
         self.runners.append(runner)
         return runner
 

@@ -1070,7 +1070,8 @@ def failure_of(error: BaseException, result_encoding: str) -> bytes:
 
 def described(error: BaseException, result_encoding: str) -> dict[str, Any]:
     if not isinstance(error, Failure):
-        made: dict[str, Any] = {"kind": "exception", **told(error, message_of(error))}
+        kind = "out_of_memory" if isinstance(error, MemoryError) else "exception"
+        made: dict[str, Any] = {"kind": kind, **told(error, message_of(error))}
         travels = None if result_encoding == "json" else exception_pickle(error)
         return made if travels is None else {**made, "pickle": travels}
     if error.cause is None:
