@@ -7,9 +7,9 @@ Version 2 where this process's group is given over to it (`Delegate=yes` in syst
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +67,6 @@ class Groups:
     def __init__(self, folders: Mapping[str, Path], *, is_second: bool) -> None:
         self._folders = folders
         self._is_second = is_second
-        self._numbers = itertools.count()
 
     @property
     def version(self) -> int:
@@ -76,7 +75,8 @@ class Groups:
 
     def make(self, limits: RunnerLimits) -> Group:
         """A new group. Raises OSError."""
-        name = f"{PREFIX}{os.getpid()}-{next(self._numbers)}"
+        # Agents in two containers may have the same id, and see the same groups.
+        name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
         folders = {kind: folder / name for kind, folder in self._folders.items()}
         group = Group(folders, is_second=self._is_second)
         try:
