@@ -149,6 +149,10 @@ class Place:
             chosen.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{chosen.getsockname()[1]}"
 
+    def token_of(self, worker: str) -> str:
+        """The token that a worker of that name was started with."""
+        return self._tokens[worker]
+
     def sign(self, name: str) -> Path:
         """An empty file that functions may write into, whichever user each of them is."""
         path = self.shared / name

@@ -622,6 +622,10 @@ async def test_a_missing_or_wrong_field_is_named(
         ({"start_by": "2030-02-30T00:00:00Z"}, "start_by"),
         ({"at_most_once": "yes"}, "at_most_once"),
         ({"isolation": "none"}, "isolation"),
+        ({"require_sandbox": 5}, "require_sandbox"),
+        ({"require_sandbox": -1}, "require_sandbox"),
+        ({"require_sandbox": 10**20}, "require_sandbox"),
+        ({"require_sandbox": "4"}, "require_sandbox"),
         ({"result_encoding": "xml"}, "result_encoding"),
         ({"tags": "x"}, "tags"),
         ({"tags": [1]}, "tags[0]"),
@@ -666,10 +670,8 @@ async def test_a_wrong_field_of_v1_is_named(app: App, body: dict[str, Any], fiel
     [
         ("finish_by", "2030-01-01T00:00:00Z"),
         ("requires", {"gpu": 1}),
-        ("require_sandbox", 2),
         ("limit_keys", ["x"]),
         ("timeout", "auto"),
-        ("isolation", "fresh"),
     ],
 )
 async def test_what_is_not_built_is_not_passed_over_in_silence(

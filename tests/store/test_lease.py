@@ -409,3 +409,17 @@ async def test_nor_in_the_very_exchange_that_says_so(world: World) -> None:
 
     assert result.tasks == []
     assert ids(await fit.take(5)) == accepted.ids
+
+
+async def test_a_task_goes_only_to_a_worker_whose_sandbox_reaches_its_level(world: World) -> None:
+    await world.submit(count=1)
+    firm = await world.submit(count=1, kind=spec(sandbox=3, plain=False))
+    firmest = await world.submit(count=1, kind=spec(sandbox=4, plain=False))
+
+    loose = await world.worker(sandbox=2)
+    assert len(await loose.take(10)) == 1
+    able = await world.worker(sandbox=3)
+    assert ids(await able.take(10)) == firm.ids
+    await world.restart()
+    best = await world.worker(sandbox=4)
+    assert ids(await best.take(10)) == firmest.ids

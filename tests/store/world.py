@@ -279,11 +279,17 @@ class Worker:
     """One agent: it joins, and exchanges with rising numbers."""
 
     def __init__(
-        self, world: World, *, token: int = 1, slots: int = 100, pythons: Sequence[str] = ("3.11",)
+        self,
+        world: World,
+        *,
+        token: int = 1,
+        slots: int = 100,
+        pythons: Sequence[str] = ("3.11",),
+        sandbox: int = 0,
     ) -> None:
         self.world = world
         self.token = token
-        self.facts = WorkerFacts(name="w", slots=slots, pythons=tuple(pythons))
+        self.facts = WorkerFacts(name="w", slots=slots, pythons=tuple(pythons), sandbox=sandbox)
         self.id: str | None = None
         self.session = ""
         self.number = 0

@@ -308,6 +308,27 @@ async def test_an_installer_that_is_killed_is_worth_another_try(
     assert failed.value.is_retryable
 
 
+async def test_what_a_killed_installer_left_is_never_used(
+    opened: Open, index: SmallIndex, tmp_path: Path
+) -> None:
+    uv, flag = tmp_path / "uv", tmp_path / "was killed"
+    real = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    uv.write_text(
+        f'#!/bin/sh\n"{real}" "$@" || exit\n'
+        f'case "$*" in *install*) [ -e "{flag}" ] || {{ touch "{flag}"; kill -9 $$; }};; esac\n'
+    )
+    uv.chmod(0o755)
+    environments, lock = await opened(uv=str(uv)), lock_of(index)
+
+    with pytest.raises(BuildFailed, match="killed by signal 9"):
+        await environments.ready(lock.digest, Fetch(lock))
+    assert flag.exists() and environments.states().get(lock.digest) != "ready"
+    assert not (tmp_path / "environments" / lock.digest).exists()
+
+    environment = await environments.ready(lock.digest, Fetch(lock))
+    assert run(environment, "import greet; print(greet.hello())") == "hello"
+
+
 async def test_a_python_that_is_not_here_is_this_machines_fault(
     opened: Open, index: SmallIndex
 ) -> None:

@@ -36,7 +36,9 @@ class Options(TypedDict, total=False):
     requires: Mapping[str, Any] | None
     """`{"cpu": cores, "memory": bytes or "2GiB", "gpu": count, "labels": {...}}`."""
     require_sandbox: int | None
+    """The least level of a worker's sandbox, 0 to 4."""
     isolation: Literal["reuse", "fresh"] | None
+    """`fresh`: in a process of its own, which nothing ran in before and nothing runs in after."""
     tags: Sequence[str] | None
     limit_keys: Sequence[str] | None
     after: Sequence[str] | None

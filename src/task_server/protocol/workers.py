@@ -11,6 +11,8 @@ from task_server.protocol.tasks import Error, Resolved
 PROTOCOL = 1
 """The version of the exchange that this code speaks."""
 
+SANDBOX_LEVELS = range(5)
+
 Outcome = Literal["succeeded", "failed", "crashed", "released"]
 Phase = Literal["leased", "installing", "running"]
 
@@ -52,6 +54,8 @@ class Usage(Struct, omit_defaults=True):
     import_seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
+    sandbox: int = 0
+    """Level that held it."""
 
 
 class Report(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

@@ -60,6 +60,8 @@ class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
     """A plain worker can run it."""
     keep: float | None = None
     """Seconds that its payloads are kept after its end, or UNTIL_READ; None: not stated."""
+    sandbox: int = 0
+    """Level that a worker has to reach, 0 to 4."""
 
     @property
     def function_key(self) -> FunctionKey:
@@ -205,6 +207,8 @@ class Used(Struct, omit_defaults=True):
     peak_bytes: int = 0
     resolved: dict[str, str | None] | None = None
     worker: str | None = None
+    sandbox: int = 0
+    """Level that held it, 0 to 4."""
 
 
 class AttemptReport(Struct):

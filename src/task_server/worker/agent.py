@@ -39,7 +39,7 @@ from task_server.worker.environments import Environment, Environments
 from task_server.worker.large import LargeAnswers, Uploads
 from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
-from task_server.worker.sandbox.choice import Chosen, choose, wishes_of
+from task_server.worker.sandbox.choice import choose, wishes_of
 from task_server.worker.session import Session
 from task_server.worker.slots import Slots
 from task_server.worker.spool import Spool
@@ -98,7 +98,8 @@ class Agent:
             self._disk,
             CallLimits(answer_bytes=settings.answer_bytes, log_bytes=settings.log_bytes),
         )
-        self._sandbox: Chosen | None = None
+        self._level = 0
+        """Of the sandbox."""
         self._attempts: dict[str, Attempt] = {}
         """All that is held and not reported."""
         self._preparing: dict[str, asyncio.Task[None]] = {}
@@ -126,12 +127,13 @@ class Agent:
         self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._environments.open()
         self._slots.open()
-        self._sandbox = await choose(
+        chosen = await choose(
             wishes_of(self._settings, self._data),
             interpreter=self._environments.first_interpreter,
             directory=self._data / "runners",
         )
-        self._slots.use(self._sandbox.sandbox)
+        self._level = chosen.level
+        self._slots.use(chosen.sandbox)
         self._spool.open()
         left = self._large.open()
         looking = asyncio.ensure_future(self._look_after())
@@ -210,7 +212,7 @@ class Agent:
             slots=self._settings.slots,
             worker=self._identity(),
             pythons=self._environments.pythons,
-            sandbox=self._sandbox.level if self._sandbox is not None else 0,
+            sandbox=self._level,
             platform=platform.platform(),
             version=self._version,
         )
@@ -435,7 +437,7 @@ class Agent:
     def _on_outcomes(self, ended: list[tuple[Attempt, Outcome]]) -> None:
         reports = []
         for attempt, outcome in ended:
-            report, uploads = report_of(attempt, outcome)
+            report, uploads = report_of(attempt, outcome, sandbox=self._level)
             if uploads:
                 self._start(self._upload(report, uploads))
             else:

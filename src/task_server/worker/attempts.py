@@ -120,12 +120,17 @@ def _call_limits(assignment: Assignment, limits: CallLimits) -> CallLimits:
     return msgspec.structs.replace(limits, log_bytes=log_bytes)
 
 
-def report_of(attempt: Attempt, outcome: Outcome) -> tuple[Report, list[tuple[str, bytes]]]:
-    """The report of an outcome, and the blobs to upload before it goes out."""
+def report_of(
+    attempt: Attempt, outcome: Outcome, *, sandbox: int = 0
+) -> tuple[Report, list[tuple[str, bytes]]]:
+    """The report of an outcome, and the blobs to upload before it goes out.
+
+    `sandbox` is the level that held it.
+    """
     uploads = [(_named(digest), data) for digest, data in outcome.side_blobs]
     usage = outcome.usage
-    if usage is not None and attempt.install_seconds:
-        usage = msgspec.structs.replace(usage, install_seconds=attempt.install_seconds)
+    if usage is not None:
+        usage.install_seconds, usage.sandbox = attempt.install_seconds, sandbox
     report = Report(
         lease=attempt.lease,
         outcome=outcome.outcome,

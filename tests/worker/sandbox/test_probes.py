@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,8 +80,12 @@ async def test_without_a_network_nothing_is_reached(layers: Layers, folder: Path
     assert found.not_held == [] and found.probes["connect"] == "denied"
 
 
-async def test_a_layer_that_is_off_is_missed(folder: Path) -> None:
+async def test_a_layer_that_is_off_is_missed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The probes can find a door open: a sandbox that says more than it holds is seen through."""
+    everybodys = folder / "open"
+    everybodys.mkdir()
+    everybodys.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(everybodys))
     [bare] = [each for each in MIXTURES if each == Layers(uid=each.uid)]
     found = await examined(bare, folder)
     claimed = msgspec.structs.replace(found, layers=Layers(landlock=7, seccomp=True))

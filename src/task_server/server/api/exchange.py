@@ -12,7 +12,7 @@ import msgspec
 from task_server.errors import Invalid, NoCommonProtocol, RequestError, TooLarge
 from task_server.protocol.payload import check_keys, check_payload
 from task_server.protocol.tasks import Error, ErrorKind
-from task_server.protocol.workers import PROTOCOL, Exchange, Join, Joined, Report
+from task_server.protocol.workers import PROTOCOL, SANDBOX_LEVELS, Exchange, Join, Joined, Report
 from task_server.server.http import Call, Reply, check_json, check_object, decode, encode
 from task_server.server.routing import USER, WORKER, Route
 from task_server.server.service import assignments
@@ -157,6 +157,7 @@ def _used(report: Report) -> Used:
         import_seconds=max(usage.import_seconds, 0.0),
         cpu_seconds=max(usage.cpu_seconds, 0.0),
         peak_bytes=_bytes(usage.peak_bytes),
+        sandbox=usage.sandbox if usage.sandbox in SANDBOX_LEVELS else 0,
         resolved=None if resolved is None else {"module": resolved.module, "rule": resolved.rule},
     )
 

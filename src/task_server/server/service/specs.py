@@ -19,6 +19,7 @@ from task_server.environments.requirements import (
 from task_server.errors import Invalid, NotSupported
 from task_server.protocol import ids
 from task_server.protocol.tasks import FunctionByValue, Retries, Task
+from task_server.protocol.workers import SANDBOX_LEVELS
 from task_server.store.contract import UNTIL_READ, KindSpec
 
 MAXIMUM_TAGS = 32
@@ -48,6 +49,8 @@ def make_spec(task: Task, *, owner: int, is_plain: bool, default_python: str) ->
     environment = _given(task.environment, None)
     if environment is None and not requested.environment.requirements:
         environment = empty_lock(python).digest
+    sandbox = _sandbox(task)
+    isolation = _given(task.isolation, "reuse")
     is_plain = is_plain and by_value is None and encoding == "json" and len(packages) <= 1
     return KindSpec(
         owner=owner,
@@ -67,10 +70,11 @@ def make_spec(task: Task, *, owner: int, is_plain: bool, default_python: str) ->
         priority=_priority(task),
         at_most_once=_given(task.at_most_once, False),
         result_encoding=encoding,
-        isolation=_given(task.isolation, "reuse"),
+        isolation=isolation,
         tags=_tags(task),
-        plain=is_plain,
+        plain=is_plain and sandbox == 0 and isolation == "reuse",
         keep=_keep(task),
+        sandbox=sandbox,
     )
 
 
@@ -81,10 +85,16 @@ def _check_supported(task: Task) -> None:
             raise NotSupported(f"{name} is not supported yet", field=name)
     if task.timeout == "auto":
         raise NotSupported('timeout "auto" is not supported yet; give seconds', field="timeout")
-    if _given(task.isolation, "reuse") == "fresh":
-        raise NotSupported('isolation "fresh" is not supported yet', field="isolation")
-    if _given(task.require_sandbox, 0) > 0:
-        raise NotSupported("require_sandbox is not supported yet", field="require_sandbox")
+
+
+def _sandbox(task: Task) -> int:
+    level = _given(task.require_sandbox, 0)
+    if level not in SANDBOX_LEVELS:
+        raise Invalid(
+            f"require_sandbox is {level}; levels are 0 to {SANDBOX_LEVELS[-1]}",
+            field="require_sandbox",
+        )
+    return level
 
 
 def _packages(task: Task) -> tuple[str, ...]:

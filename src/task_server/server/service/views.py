@@ -52,7 +52,7 @@ def task_view(state: State, row: TaskRow) -> TaskView:
         run_seconds=used.run_seconds if ran else None,
         cpu_seconds=used.cpu_seconds if ran else None,
         peak_bytes=used.peak_bytes if ran else None,
-        sandbox=0 if ran else None,
+        sandbox=used.sandbox if ran else None,
         tags=list(row.spec.tags),
         estimate=estimate.task_estimate(
             row.predicted, row.predicted_high, known.calls if known else 0

@@ -44,14 +44,14 @@ SELECT * FROM unnest($1::int[], $2::text[], $3::text[]) ORDER BY 1, 2, 3
 ON CONFLICT (owner, distribution, name) DO NOTHING"""
 _MAKE_LANES = """
 INSERT INTO lanes (owner, priority, requires, sandbox, python, plain, request, limit_keys)
-SELECT w.owner, w.priority, '', 0, w.python, w.plain, w.request, ''
-  FROM unnest($1::int[], $2::int[], $3::text[], $4::int[], $5::int[])
-    AS w(owner, priority, python, plain, request)
- ORDER BY w.owner, w.priority, w.python, w.plain, w.request
+SELECT w.owner, w.priority, '', w.sandbox, w.python, w.plain, w.request, ''
+  FROM unnest($1::int[], $2::int[], $3::int[], $4::text[], $5::int[], $6::int[])
+    AS w(owner, priority, sandbox, python, plain, request)
+ ORDER BY w.owner, w.priority, w.sandbox, w.python, w.plain, w.request
 ON CONFLICT (owner, priority, requires, sandbox, python, plain, request, limit_keys) DO NOTHING"""
 _LANES_LIKE = """
 SELECT lane, owner, priority, python, plain, sandbox, request FROM lanes
- WHERE owner = ANY($1::int[]) AND requires = '' AND sandbox = 0 AND limit_keys = ''"""
+ WHERE owner = ANY($1::int[]) AND requires = '' AND limit_keys = ''"""
 _MAKE_KINDS = """
 INSERT INTO kinds (digest, owner, function, lane, spec, keep, pickle)
 SELECT * FROM unnest($1::bytea[], $2::int[], $3::int[], $4::int[], $5::bytea[], $6::float8[],
@@ -170,7 +170,7 @@ def _digest(spec: KindSpec) -> bytes:
 
 def _lane_key(memory: Memory, spec: KindSpec) -> tuple[object, ...]:
     request = memory.requests[spec.request].number
-    return (spec.owner, spec.priority, spec.python, spec.plain, request)
+    return (spec.owner, spec.priority, spec.sandbox, spec.python, spec.plain, request)
 
 
 async def _find_kinds(connection: Any, memory: Memory, digests: Collection[bytes]) -> None:
@@ -215,8 +215,8 @@ async def _make_lanes(connection: Any, memory: Memory, specs: Iterable[KindSpec]
     if not missing:
         return
     rows = [
-        (owner, priority, python, int(bool(plain)), request)
-        for owner, priority, python, plain, request in missing
+        (owner, priority, sandbox, python, int(bool(plain)), request)
+        for owner, priority, sandbox, python, plain, request in missing
     ]
     await connection.execute(_MAKE_LANES, *columns(rows))
     for row in await connection.fetch(_LANES_LIKE, list({row[0] for row in rows})):

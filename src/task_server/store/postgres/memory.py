@@ -87,7 +87,7 @@ class LaneFacts(Struct, frozen=True):
     @property
     def key(self) -> tuple[object, ...]:
         """What tells it from others."""
-        return (self.owner, self.priority, self.python, self.plain, self.request)
+        return (self.owner, self.priority, self.sandbox, self.python, self.plain, self.request)
 
 
 class Hint:

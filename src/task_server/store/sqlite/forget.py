@@ -89,7 +89,8 @@ def _forget_lanes(group: Group, lanes: Sequence[int]) -> int:
     for (number,) in gone:
         lane = memory.lanes.pop(number)
         memory.active.discard(number)
-        del memory.lanes_by_key[lane.owner, lane.priority, lane.python, lane.plain, lane.request]
+        key = (lane.owner, lane.priority, lane.sandbox, lane.python, lane.plain, lane.request)
+        del memory.lanes_by_key[key]
     return len(gone)
 
 

@@ -275,7 +275,7 @@ class Memory:
             window=Window(is_complete=True),
         )
         self.lanes[number] = lane
-        self.lanes_by_key[owner, priority, python, bool(plain), request] = lane
+        self.lanes_by_key[owner, priority, sandbox, python, bool(plain), request] = lane
         return lane
 
     # ---- look-ups that make what is missing
@@ -318,12 +318,12 @@ class Memory:
 
     def lane(self, spec: KindSpec, request: Request) -> Lane[Queued]:
         """The lane of a spec."""
-        key = (spec.owner, spec.priority, spec.python, spec.plain, request.number)
+        key = (spec.owner, spec.priority, spec.sandbox, spec.python, spec.plain, request.number)
         found = self.lanes_by_key.get(key)
         if found is None:
             cursor = self.connection.execute(
                 "INSERT INTO lanes (owner, priority, requires, sandbox, python, plain, request,"
-                " limit_keys) VALUES (?, ?, '', 0, ?, ?, ?, '')",
+                " limit_keys) VALUES (?, ?, '', ?, ?, ?, ?, '')",
                 key,
             )
             found = self._add_lane(
@@ -332,7 +332,7 @@ class Memory:
                 spec.priority,
                 spec.python,
                 int(spec.plain),
-                0,
+                spec.sandbox,
                 request.number,
             )
         return found
