@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,19 @@ def test_the_second_version_has_one_folder_for_all(tmp_path: Path) -> None:
     assert (group / "memory.swap.max").read_text() == "0"
     assert (group / "pids.max").read_text() == "20"
     assert (group / "cpu.max").read_text() == "150000 100000"
+
+
+def test_groups_of_agents_that_are_gone_are_removed_and_others_are_not(tmp_path: Path) -> None:
+    folder = tree(tmp_path, "all")["all"]
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    ours, theirs = (folder / f"task-server-{pid}-0" for pid in (os.getpid(), gone.pid))
+    ours.mkdir()
+    theirs.mkdir()
+
+    Groups({"memory": folder, "pids": folder}, is_second=True).sweep()
+
+    assert list(folder.iterdir()) == [ours], "its runner may be about to be put in"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from task_server.worker.process_tree import is_alive
 from task_server.worker.sandbox.limits import RunnerLimits
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,9 @@ class Groups:
         """Remove the empty groups that earlier agents left."""
         for folder in self._folders.values():
             for left in folder.glob(f"{PREFIX}*-*"):
-                _is_removed(left)
+                # Another's may be empty because its runner is only about to be put in.
+                if not is_alive(_agent_of(left)):
+                    _is_removed(left)
 
 
 def _write_first(folders: Mapping[str, Path], limits: RunnerLimits) -> None:
@@ -189,6 +192,11 @@ def _is_ours(folder: Path) -> bool:
         with contextlib.suppress(OSError):
             return os.getxattr(folder, name) == b"1"
     return False
+
+
+def _agent_of(group: Path) -> int:
+    pid = group.name.removeprefix(PREFIX).partition("-")[0]
+    return int(pid) if pid.isdecimal() else 0
 
 
 def _is_removed(folder: Path) -> bool:
