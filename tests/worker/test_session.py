@@ -19,7 +19,7 @@ def ask(
     session: Session, *, waits: bool = True, states: dict[str, EnvironmentWord] | None = None
 ) -> Exchange:
     return session.ask(
-        [], want=1, waits=waits, draining=False, held=lambda: HELD, states=states or {}
+        [], want=1, waits=waits, draining=False, held=lambda: HELD, states=states or {}, orders=[]
     )
 
 

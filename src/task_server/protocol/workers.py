@@ -92,6 +92,15 @@ class EnvironmentState(Struct, forbid_unknown_fields=True):
     state: Literal["building", "ready", "failed"]
 
 
+class OrderState(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """How far a worker is with an order."""
+
+    order: str
+    state: Literal["building", "importing", "ready", "failed"]
+    log: str = ""
+    """Of a failure; else what there is to say."""
+
+
 class Exchange(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Reports, renews and asks for more, in one."""
 
@@ -104,6 +113,8 @@ class Exchange(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=T
     reports: list[Report] = []
     held: list[Held] | None = None
     environments: list[EnvironmentState] = []
+    orders: list[OrderState] = []
+    """Those that have changed."""
 
 
 class Decision(Struct, omit_defaults=True):
@@ -171,6 +182,18 @@ class Assignment(Struct, kw_only=True, omit_defaults=True):
     limits: Limits | UnsetType = UNSET
 
 
+class Order(Struct, omit_defaults=True):
+    """An environment to have ready before its tasks come."""
+
+    order: str
+    """Its name in an OrderState; empty: nobody wants to hear of it."""
+    environment: str | None = None
+    """Digest; None: remove the environments that are neither in use nor ordered."""
+    packages: list[str] = []
+    """Distributions whose modules are imported if `modules` is empty."""
+    modules: list[str] = []
+
+
 class Exchanged(Struct, kw_only=True, omit_defaults=True):
     """Reply to an exchange."""
 
@@ -178,6 +201,7 @@ class Exchanged(Struct, kw_only=True, omit_defaults=True):
     decisions: list[Decision] = []
     stop: list[Stop] = []
     give_back: list[str] = []
-    prepare: list[str] = []
+    orders: list[Order] | None = None
+    """All there are for this worker; None: as before."""
     drain: bool = False
     tasks: list[Assignment] = []

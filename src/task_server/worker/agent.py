@@ -36,7 +36,9 @@ from task_server.worker.attempts import (
 from task_server.worker.calls import CallLimits, Outcome
 from task_server.worker.disk import Disk
 from task_server.worker.environments import Environment, Environments
+from task_server.worker.imports import Imports
 from task_server.worker.large import LargeAnswers, Uploads
+from task_server.worker.orders import Orders
 from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
 from task_server.worker.sandbox.choice import choose, wishes_of
@@ -100,6 +102,13 @@ class Agent:
         )
         self._level = 0
         """Of the sandbox."""
+        self._wake = asyncio.Event()
+        self._orders = Orders(
+            self._environments,
+            Imports(self._slots),
+            self._resources.lock,
+            on_news=self._wake.set,
+        )
         self._attempts: dict[str, Attempt] = {}
         """All that is held and not reported."""
         self._preparing: dict[str, asyncio.Task[None]] = {}
@@ -112,7 +121,6 @@ class Agent:
         self._is_asking = False
         self._is_flowing = False
         """Tasks came while others were still held: there are probably more."""
-        self._wake = asyncio.Event()
         self._is_draining = False
         self._leave_at = math.inf
         """When to end without a server that takes the reports: they are on disk."""
@@ -157,6 +165,7 @@ class Agent:
             task.cancel()
             self._report([released(self._attempts[lease])])
         self._preparing.clear()
+        self._orders.take([])
         self._wake.set()
 
     def _give_back(self) -> None:
@@ -179,6 +188,7 @@ class Agent:
         for task in [*self._preparing.values(), *self._background, self._parked, self._reporting]:
             if task is not None:
                 task.cancel()
+        await self._orders.close()
         await self._slots.close()
         await self._environments.close()
         await self._transport.close()
@@ -269,9 +279,13 @@ class Agent:
         if has_reports and not self._is_flowing:
             self._reporting = asyncio.ensure_future(self._exchange("report"))
             self._park_at = 0.0
-        elif has_reports or self._session.news(self._environments.states()):
+        elif has_reports or self._has_news():
             self._reporting = asyncio.ensure_future(self._exchange("ask"))
             self._is_asking = True
+
+    def _has_news(self) -> bool:
+        """Whether the server does not know something of environments."""
+        return bool(self._orders.news or self._session.news(self._environments.states()))
 
     def _may_park(self) -> bool:
         """Whether to wait for tasks: not while the first answers of new ones may come any moment.
@@ -351,6 +365,7 @@ class Agent:
             draining=self._is_draining,
             held=self._held,
             states=self._environments.states(),
+            orders=list(self._orders.news.values()),
         )
 
     def _held(self) -> list[Held]:
@@ -377,6 +392,9 @@ class Agent:
             decided = [decision.lease for decision in told.decisions]
             self._spool.acknowledge(decided)
             self._large.forget(decided)
+        self._orders.note_told(asked.orders)
+        if told.orders is not None and not self._is_draining:
+            self._orders.take(told.orders)
         for stop in told.stop:
             self._stop(stop.lease)
         if told.give_back:

@@ -33,6 +33,8 @@ from task_server.worker.interpreters import pythons
 log = logging.getLogger(__name__)
 
 BUILD_SECONDS: Final = 15 * 60.0
+LOW_PRIORITY: Final = 10
+"""Niceness of builds that no task waits for."""
 
 State = Literal["building", "ready", "failed"]
 FetchLock = Callable[[str], Awaitable[str]]
@@ -77,6 +79,8 @@ class Environment:
 class _Build:
     task: asyncio.Task[Environment]
     waiting: int = 0
+    is_urgent: bool = False
+    process: int | None = None
 
 
 class Environments:
@@ -140,16 +144,22 @@ class Environments:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def ready(self, digest: str, fetch_lock: FetchLock) -> Environment:
+    async def ready(
+        self, digest: str, fetch_lock: FetchLock, *, is_urgent: bool = True
+    ) -> Environment:
         """The environment of `digest`, built now if it is not there yet.
 
         `fetch_lock(digest)` gives the text of its lock; what it raises is raised. All who ask at
-        once share one build, which ends when nobody waits for it any more. Raises BuildFailed.
+        once share one build, which ends when nobody waits for it any more. While none of them is
+        urgent it gives way to other work of the machine. Raises BuildFailed.
         """
         if digest in self._ready:
             return self._ready[digest]
         build = self._builds.get(digest) or self._start(digest, fetch_lock)
         build.waiting += 1
+        if is_urgent and not build.is_urgent:
+            build.is_urgent = True
+            _set_priority(build.process, 0)
         try:
             return await asyncio.shield(build.task)
         finally:
@@ -261,12 +271,29 @@ class Environments:
         except OSError as error:
             message = f"uv cannot be started: {error.strerror}"
             raise BuildFailed(message, is_retryable=True, is_unfit=True) from None
+        self._note_process(process.pid)
         try:
             output, _ = await process.communicate()
         finally:
+            self._note_process(None)
             await _end(process)
         if process.returncode:
             raise _failed(process.returncode, output.decode(errors="replace"))
+
+    def _note_process(self, process: int | None) -> None:
+        """What the present build waits for; it runs as urgently as the build is wanted."""
+        for build in self._builds.values():
+            if build.task is asyncio.current_task():
+                build.process = process
+                if not build.is_urgent:
+                    _set_priority(process, LOW_PRIORITY)
+
+
+def _set_priority(process: int | None, niceness: int) -> None:
+    # A process of its own session leads its group. Only root may make it more urgent again.
+    if process is not None:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PGRP, process, niceness)
 
 
 def _program(uv: str) -> str:

@@ -7,7 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from task_server.protocol.workers import EnvironmentState, Exchange, Held, Joined, Report
+from task_server.protocol.workers import (
+    EnvironmentState,
+    Exchange,
+    Held,
+    Joined,
+    OrderState,
+    Report,
+)
 
 PARK_SHARE = 0.8
 """A parked exchange lasts up to a third of the lease, shortened by up to a fifth at random."""
@@ -72,6 +79,7 @@ class Session:
         draining: bool,
         held: Callable[[], list[Held]],
         states: Mapping[str, EnvironmentWord],
+        orders: list[OrderState],
     ) -> Exchange:
         """The newest exchange: it renews, takes tasks, and now and then lists all that is held."""
         now = time.monotonic()
@@ -92,4 +100,5 @@ class Session:
             reports=reports,
             held=listed,
             environments=news,
+            orders=orders,
         )

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from task_server.protocol.workers import Limits
 from task_server.worker.attempts import Attempt, RunnerKey
 from task_server.worker.calls import Call, Outcome
 from task_server.worker.environments import Environment
@@ -167,6 +168,19 @@ class Slots:
         return None
 
     def _start(self, environment: Environment, key: RunnerKey) -> Runner:
+        return self.start_runner(
+            environment, limits=key.limits, on_outcomes=self._take, on_exit=self._forget
+        )
+
+    def start_runner(
+        self,
+        environment: Environment,
+        *,
+        limits: Limits | None = None,
+        on_outcomes: Callable[[Runner, list[Outcome]], None],
+        on_exit: Callable[[Runner], None] | None = None,
+    ) -> Runner:
+        """A runner like those of tasks; one that is started from outside belongs to no slot."""
         directory = self._directory / f"runner-{next(self._numbers)}"
         directory.mkdir()
         spec = RunnerSpec(
@@ -178,9 +192,9 @@ class Slots:
         )
         confinement = None
         if self._sandbox is not None:
-            confinement = self._sandbox.confine(spec, self._sandbox.limits_for(key.limits))
+            confinement = self._sandbox.confine(spec, self._sandbox.limits_for(limits))
         return Runner.start(
-            spec, on_outcomes=self._take, on_exit=self._forget, confinement=confinement
+            spec, on_outcomes=on_outcomes, on_exit=on_exit, confinement=confinement
         )
 
     def _child(self, interpreter: Path) -> Path:

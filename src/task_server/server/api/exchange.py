@@ -97,15 +97,12 @@ async def exchange(state: State, call: Call) -> Reply:
 
 def _reply(state: State, asked: Exchange, result: ExchangeResult) -> bytes:
     stop = [{"lease": lease, "why": why} for lease, why in result.stop]
-    return (
-        b'{"number":%d,"decisions":%s,"stop":%s,"give_back":[],"prepare":[],"drain":%s,"tasks":%s}'
-        % (
-            asked.number,
-            _decisions(asked.reports, result.decisions),
-            encode(stop),
-            encode(result.drain),
-            assignments.as_json(state, result.tasks),
-        )
+    return b'{"number":%d,"decisions":%s,"stop":%s,"give_back":[],"drain":%s,"tasks":%s}' % (
+        asked.number,
+        _decisions(asked.reports, result.decisions),
+        encode(stop),
+        encode(result.drain),
+        assignments.as_json(state, result.tasks),
     )
 
 
