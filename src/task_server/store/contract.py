@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from task_server.protocol.workers import EnvironmentState, Held
 from task_server.scheduling.statistics import Price, Statistics
+from task_server.store.contract_orders import OrderStore
 from task_server.store.contract_upkeep import UpkeepStore
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Policy
@@ -308,9 +309,11 @@ class LiveSession(Struct, frozen=True):
     """Digest -> state, of those it told about."""
     running: int
     """Tasks leased to it."""
+    id: str
+    """Of the worker, as it travels."""
 
 
-class Store(UpkeepStore, Protocol):
+class Store(OrderStore, UpkeepStore, Protocol):
     """One database of tasks."""
 
     policy: Policy
@@ -416,8 +419,14 @@ class Store(UpkeepStore, Protocol):
     async def lock_failed(self, text: str, message: str) -> None:
         """T15: an environment request's lock failed for good."""
 
-    def release_parked(self) -> None:
-        """Answer everybody who is parked, without tasks: the server stops."""
+    async def ask_for_lock(self, text: str, *, python: str, environment: str | None) -> None:
+        """Have an environment request, and its lock made; one that failed is tried again.
+
+        `environment`: the digest of a lock that is there already.
+        """
+
+    def release_parked(self, workers: Collection[int] | None = None) -> None:
+        """Answer these workers' parked exchanges, without tasks; None: all that is parked."""
 
     async def health(self) -> DatabaseHealth:
         """Whether the database can be written now, and the version of its tables."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
-from task_server.store.records import batches, blobs, history, leftovers, retention
+from task_server.store.records import batches, blobs, history, leftovers, orders, retention
 from task_server.store.records.retention import Keep, Pass
 from task_server.store.records.sql import Lends, Rows
 from task_server.store.rows import PastOutcome
@@ -73,6 +73,7 @@ class Keeping:
                 + await leftovers.remove_tombstones(rows, keep, now=now)
                 + await leftovers.remove_sessions(rows, keep, now=now)
                 + await leftovers.remove_workers(rows, keep, now=now)
+                + await orders.forget(rows, now=now)
             )
 
         return await self.write(work)

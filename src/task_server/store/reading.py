@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from task_server.store.contract import Kind
 from task_server.store.keeping import Keeping
+from task_server.store.ordering import Ordering
 from task_server.store.records import batches, blobs, environments, tasks, tokens, workers
 from task_server.store.records.sql import Lends
 from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
 
 
-class Reads(Keeping):
+class Reads(Keeping, Ordering):
     """Mixed into the stores."""
 
     async def task(self: Lends, identifier: bytes, owner: int | None) -> TaskRow | None:

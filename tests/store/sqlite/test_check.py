@@ -12,6 +12,7 @@ from task_server.store.blobs.directory import DirectoryBlobs
 from task_server.store.records.checks import Finding
 from task_server.store.sqlite.check import check
 from task_server.store.sqlite.connection import open_writer
+from task_server.store.sqlite.migrate import newest_version
 from task_server.store.states import Encoding
 from tests.store.sqlite.world import SqliteWorld
 from tests.store.world import SPEC, batch, crashed, failed, new_task, spec, succeeded
@@ -179,7 +180,7 @@ async def test_what_is_no_database_cannot_be_checked(tmp_path: Path) -> None:
 
 
 async def test_an_older_database_is_to_be_upgraded_first(path: Path, world: SqliteWorld) -> None:
-    tamper(path, "PRAGMA user_version = 1")
+    tamper(path, f"PRAGMA user_version = {newest_version()}")
     keep = path.read_bytes()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 0")

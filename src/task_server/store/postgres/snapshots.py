@@ -16,7 +16,7 @@ from task_server.store.records.sql import Rows
 _SESSIONS = """
 SELECT s.worker, w.facts,
        (SELECT count(*) FROM tasks t WHERE t.session = s.session AND t.state = 2),
-       e.environments, e.states
+       e.environments, e.states, w.id
   FROM sessions s JOIN workers w ON w.worker = s.worker
  CROSS JOIN LATERAL (
    SELECT array_agg(x.environment) AS environments, array_agg(x.state) AS states
@@ -84,8 +84,9 @@ class Snapshots:
                 facts_of(facts),
                 dict(zip(environments or (), states or (), strict=True)),
                 running,
+                identifier,
             )
-            for worker, facts, running, environments, states in rows
+            for worker, facts, running, environments, states, identifier in rows
         ]
 
     async def queued(self, owner: int | None) -> list[tuple[Kind, int]]:

@@ -40,6 +40,7 @@ from task_server.store.postgres.loading import load, places
 from task_server.store.postgres.memory import Memory, Parking
 from task_server.store.postgres.migrate import newest_version
 from task_server.store.postgres.news import News
+from task_server.store.postgres.requests import ask_for_lock
 from task_server.store.postgres.servers import Servers
 from task_server.store.postgres.snapshots import Snapshots
 from task_server.store.postgres.submit import check_texts, open_batch
@@ -265,6 +266,12 @@ class PostgresStore(Groups, Following, Snapshots, Upkeep, Reads):
         """See `Store.extend_leases`."""
         await self._do(lambda group: extend_leases(group, by=by))
 
+    async def ask_for_lock(self, text: str, *, python: str, environment: str | None) -> None:
+        """See `Store.ask_for_lock`."""
+        await self._do(
+            lambda group: ask_for_lock(group, text, python=python, environment=environment)
+        )
+
     async def locked(self, text: str, *, environment: str, python: str, lock: str) -> None:
         """An environment request has its lock."""
         await self._do(
@@ -318,10 +325,11 @@ class PostgresStore(Groups, Following, Snapshots, Upkeep, Reads):
 
     # ---- parking
 
-    def release_parked(self) -> None:
-        """Answer everybody who is parked, without tasks: the server stops."""
-        for operation in list(self.memory.parked):
-            self._end_park(operation)
+    def release_parked(self, workers: Collection[int] | None = None) -> None:
+        """See `Store.release_parked`."""
+        for operation, waiter in list(self.memory.parked.items()):
+            if workers is None or waiter.worker in workers:
+                self._end_park(operation)
 
     async def _do(self, act: Callable[[Group], Awaitable[T]]) -> T:
         return await self._put(Alone(act))

@@ -44,6 +44,7 @@ _REQUESTS = """
 DELETE FROM environment_requests WHERE request IN (
   SELECT r.request FROM environment_requests r
    WHERE NOT EXISTS (SELECT FROM lanes l WHERE l.request = r.request)
+     AND NOT EXISTS (SELECT FROM environment_orders o WHERE o.request = r.text)
    ORDER BY r.request LIMIT $1)
 RETURNING request"""
 _REST_FUNCTIONS = """

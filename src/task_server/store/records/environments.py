@@ -41,11 +41,12 @@ _WANTED = (
 async def open_requests(rows: Rows, now: float) -> list[tuple[str, str, int]]:
     """Environment requests to lock now: text, Python, tries so far.
 
-    One that failed before is among them only while tasks wait for it.
+    One that failed before is among them only while tasks wait for it, or while it is ordered.
     """
     found = await rows.fetch(
         "SELECT text, python, tries FROM environment_requests"
-        f" WHERE state = 0 AND try_at <= ? AND (error IS NULL OR request IN ({_WANTED}))"
+        f" WHERE state = 0 AND try_at <= ? AND (error IS NULL OR request IN ({_WANTED})"
+        " OR text IN (SELECT request FROM environment_orders))"
         " ORDER BY try_at, request LIMIT 100",
         now,
     )

@@ -117,6 +117,6 @@ def _begin_generation(group: Group, row: FullRow) -> None:
             f"UPDATE batches SET {word} = {word} - 1 WHERE batch = ?", (row.batch,)
         )
     group.add_load(row.kind.number, 1)
-    group.ask_for_lock(row.kind)
+    group.ask_for_lock(group.memory.requests[row.kind.spec.request])
     row.due_at = group.now
     offer_row(group, row, crashes=0)

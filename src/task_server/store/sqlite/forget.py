@@ -16,7 +16,10 @@ PIECE = 500
 """Of each in one transaction."""
 _NO_TASKS = "NOT EXISTS (SELECT 1 FROM kind_load l WHERE l.kind = kinds.kind AND l.stored > 0)"
 _NO_KINDS = "lane NOT IN (SELECT lane FROM kinds)"
-_NO_LANES = "request NOT IN (SELECT request FROM lanes)"
+_NO_LANES = (
+    "request NOT IN (SELECT request FROM lanes)"
+    " AND text NOT IN (SELECT request FROM environment_orders)"
+)
 _NOT_CALLED = "function NOT IN (SELECT function FROM kinds)"
 
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from task_server.scheduling.lanes import Lane
 from task_server.scheduling.statistics import Statistics
-from task_server.store.contract import Ended, ExchangeResult, Kind, Used
+from task_server.store.contract import Ended, ExchangeResult, Used
 from task_server.store.group_commit import Operation
 from task_server.store.outcomes import INLINE_BYTES
 from task_server.store.sqlite.many import write_many
@@ -97,9 +97,8 @@ class Group:
         self.memory.load[kind] = self.memory.load.get(kind, 0) + count
         self.loads.add(kind)
 
-    def ask_for_lock(self, kind: Kind) -> None:
-        """Have the environment locked that a task of this kind waits for, if it is not yet."""
-        request = self.memory.requests[kind.spec.request]
+    def ask_for_lock(self, request: Request) -> None:
+        """Have an environment locked that somebody waits for, if it is not yet."""
         if request.state == FAILED_REQUEST:  # the index may have it by now
             self.connection.execute(
                 "UPDATE environment_requests SET state = 0, tries = 0, try_at = 0,"

@@ -288,19 +288,17 @@ class Memory:
             if lane.request == request.number:
                 lane.environment = request.environment
 
-    def request(self, spec: KindSpec) -> Request:
-        """The request of a spec; a new one without a known lock is to be locked."""
-        found = self.requests.get(spec.request)
+    def request(self, text: str, python: str, environment: str | None) -> Request:
+        """The request of that text; a new one without a known lock is to be locked."""
+        found = self.requests.get(text)
         if found is None:
-            state = 0 if spec.environment is None else 1
+            state = 0 if environment is None else 1
             cursor = self.connection.execute(
                 "INSERT INTO environment_requests (text, python, environment, state)"
                 " VALUES (?, ?, ?, ?)",
-                (spec.request, spec.python, spec.environment, state),
+                (text, python, environment, state),
             )
-            found = Request(
-                int(cursor.lastrowid or 0), spec.request, spec.python, spec.environment, state
-            )
+            found = Request(int(cursor.lastrowid or 0), text, python, environment, state)
             self.remember_request(found)
         return found
 
@@ -371,7 +369,7 @@ class Memory:
         ).fetchone()
         if row is not None:
             return Kind.read(*row)
-        request = self.request(spec)
+        request = self.request(spec.request, spec.python, spec.environment)
         lane = self.lane(spec, request)
         function = self.function(spec.function_key).function
         cursor = self.connection.execute(

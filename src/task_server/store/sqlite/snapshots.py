@@ -53,7 +53,9 @@ class Snapshots:
         """See `Store.sessions`."""
         now = self._clock()
         return [
-            LiveSession(each.worker, each.facts, each.environments, len(each.leases))
+            LiveSession(
+                each.worker, each.facts, each.environments, len(each.leases), each.worker_id
+            )
             for each in list(self.memory.sessions.values())
             if each.facts.is_plain or each.alive_until > now
         ]

@@ -211,6 +211,12 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
         """See `Store.extend_leases`."""
         await self._do(lambda group: follow_clock(group, by=by))
 
+    async def ask_for_lock(self, text: str, *, python: str, environment: str | None) -> None:
+        """See `Store.ask_for_lock`."""
+        await self._do(
+            lambda group: group.ask_for_lock(group.memory.request(text, python, environment))
+        )
+
     async def locked(self, text: str, *, environment: str, python: str, lock: str) -> None:
         """An environment request has its lock."""
         await self._do(
@@ -276,10 +282,11 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
             self._reading.append(connection)
         return connection
 
-    def release_parked(self) -> None:
-        """Answer everybody who is parked, without tasks: the server stops."""
-        for operation in list(self.memory.parked):
-            self._end_park(operation)
+    def release_parked(self, workers: Collection[int] | None = None) -> None:
+        """See `Store.release_parked`."""
+        for operation, waiter in list(self.memory.parked.items()):
+            if workers is None or waiter.session.worker in workers:
+                self._end_park(operation)
 
     # ---- groups
 

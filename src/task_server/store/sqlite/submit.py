@@ -239,7 +239,7 @@ def _store(
 
 def _kind(group: Group, submission: Submission, index: int) -> Kind:
     kind = group.memory.kind(submission.specs[index])
-    group.ask_for_lock(kind)
+    group.ask_for_lock(group.memory.requests[kind.spec.request])
     return kind
 
 
