@@ -25,11 +25,13 @@ from task_server.server.bodies import Bodies
 from task_server.server.clock import Clock
 from task_server.server.descriptors import Descriptors
 from task_server.server.routing import Edge
+from task_server.server.service.orders import OrderBook
 from task_server.server.state import State
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.expire import SWEEP_SECONDS, Expiry
 from task_server.server.upkeep.first_reads import FirstReads
 from task_server.server.upkeep.lock import Locker
+from task_server.server.upkeep.orders import keep_orders
 from task_server.server.upkeep.prune import Pruner
 from task_server.server.upkeep.space import Space
 from task_server.server.waiting import Waiting
@@ -87,6 +89,7 @@ async def running(
         space=space,
         budget=Budget(settings.storage_bytes, store),
         first_reads=FirstReads(store, clock),
+        orders=OrderBook(store),
         keep=Keep(
             settings.keep_read_seconds, settings.keep_unread_seconds, settings.keep_failed_seconds
         ),
@@ -107,6 +110,7 @@ async def running(
         asyncio.ensure_future(state.budget.keep()),
         asyncio.ensure_future(state.first_reads.keep()),
         asyncio.ensure_future(Pruner(state).run()),
+        asyncio.ensure_future(keep_orders(state)),
     ]
     try:
         yield state, Edge(state, ROUTES)

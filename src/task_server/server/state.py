@@ -10,6 +10,7 @@ from task_server.scheduling.totals import Ahead
 from task_server.server.access import Access
 from task_server.server.bodies import Bodies
 from task_server.server.descriptors import Descriptors
+from task_server.server.service.orders import OrderBook
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.first_reads import FirstReads
 from task_server.server.upkeep.space import Space
@@ -34,6 +35,7 @@ class State(Struct):
     space: Space
     budget: Budget
     first_reads: FirstReads
+    orders: OrderBook
     keep: Keep
     """How long ended tasks are kept."""
     default_python: str
@@ -41,5 +43,7 @@ class State(Struct):
     is_stopping: bool = False
     ahead: Ahead | None = None
     """Everybody's open work, remembered for a moment."""
+    pythons: dict[str, float] = {}
+    """Python -> until when it is believed that a worker has it."""
     versions: dict[str, dict[str, str]] = {}
     """Environment -> what is in it, of those that were asked for."""

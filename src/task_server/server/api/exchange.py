@@ -12,7 +12,15 @@ import msgspec
 from task_server.errors import Invalid, NoCommonProtocol, RequestError, TooLarge
 from task_server.protocol.payload import check_keys, check_payload
 from task_server.protocol.tasks import Error, ErrorKind
-from task_server.protocol.workers import PROTOCOL, SANDBOX_LEVELS, Exchange, Join, Joined, Report
+from task_server.protocol.workers import (
+    PROTOCOL,
+    SANDBOX_LEVELS,
+    Exchange,
+    Join,
+    Joined,
+    Order,
+    Report,
+)
 from task_server.server.http import Call, Reply, check_json, check_object, decode, encode
 from task_server.server.routing import USER, WORKER, Route
 from task_server.server.service import assignments
@@ -92,15 +100,22 @@ async def exchange(state: State, call: Call) -> Reply:
     )
     parked = asyncio.ensure_future(state.store.exchange(request))
     result = await call.unless_gone(parked) if wait else await parked
-    return Reply(_reply(state, asked, result))
+    worker = call.params["id"]
+    if asked.orders:
+        await state.orders.note(worker, asked.orders, now=state.clock())
+    orders = state.orders.news(worker, is_listing=asked.held is not None)
+    return Reply(_reply(state, asked, result, orders))
 
 
-def _reply(state: State, asked: Exchange, result: ExchangeResult) -> bytes:
+def _reply(
+    state: State, asked: Exchange, result: ExchangeResult, orders: Sequence[Order] | None
+) -> bytes:
     stop = [{"lease": lease, "why": why} for lease, why in result.stop]
-    return b'{"number":%d,"decisions":%s,"stop":%s,"give_back":[],"drain":%s,"tasks":%s}' % (
+    return b'{"number":%d,"decisions":%s,"stop":%s,"give_back":[]%s,"drain":%s,"tasks":%s}' % (
         asked.number,
         _decisions(asked.reports, result.decisions),
         encode(stop),
+        b"" if orders is None else b',"orders":' + encode(orders),
         encode(result.drain),
         assignments.as_json(state, result.tasks),
     )

@@ -13,6 +13,7 @@ from task_server.protocol.tasks import Estimate, NewBatch
 from task_server.server.access import Caller
 from task_server.server.service import estimate
 from task_server.server.service.payload_blobs import blobs_needed, some_at_once, store_large
+from task_server.server.service.pythons import check_python_is_somewhere
 from task_server.server.service.requests import MAXIMUM_ERRORS, Body, Read, Reader, check_id
 from task_server.server.state import State
 from task_server.store.contract import (
@@ -188,10 +189,10 @@ async def _check_specs(state: State, read: Body) -> None:
 
 async def _check_spec(state: State, spec: KindSpec) -> None:
     """What only the server's state can tell. Raises Invalid with the ways out."""
-    if spec.pickle is not None:
-        await _check_python(state, spec)
-        if await state.blobs.size(spec.pickle) is None:
-            raise Invalid("there is no such blob; PUT it first", field="function.pickle")
+    by_value = spec.pickle is not None
+    await check_python_is_somewhere(state, spec.python, by_value=by_value, is_plain=spec.plain)
+    if spec.pickle is not None and await state.blobs.size(spec.pickle) is None:
+        raise Invalid("there is no such blob; PUT it first", field="function.pickle")
     if spec.environment is None or state.store.knows_request(spec.request):
         return
     if spec.request.startswith("lock "):
@@ -201,15 +202,3 @@ async def _check_spec(state: State, spec: KindSpec) -> None:
             raise Invalid(message, field="environment")
     else:
         await state.store.keep_empty_lock(spec.python, now=state.clock())
-
-
-async def _check_python(state: State, spec: KindSpec) -> None:
-    live = await estimate.live_sessions(state)
-    if live and not any(spec.python in session.facts.pythons for session in live):
-        offered = sorted({python for session in live for python in session.facts.pythons})
-        raise Invalid(
-            f"the function was pickled by Python {spec.python}, and no worker has that"
-            f" (they have {', '.join(offered)}); call it from one of those versions, or put it"
-            " into a package and name it there",
-            field="function",
-        )
