@@ -20,4 +20,6 @@ def workers() -> None:
 def ls(output: Output = Format.TABLE) -> None:
     """List the workers."""
     body = Client().session.send(requests.list_workers()).body
-    show_rows(rows_of(body, "workers"), ("id", "name", "state", "slots", "running"), output)
+    show_rows(
+        rows_of(body, "workers"), ("id", "name", "state", "slots", "running", "pythons"), output
+    )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from task_server.client import requests
 from task_server.client.batch import Batch
 from task_server.client.caller import BatchOrder, Caller
+from task_server.client.environments import Preparation, order_body
 from task_server.client.estimate import Estimate
 from task_server.client.functions import Target, callable_target, named
 from task_server.client.future import Future
@@ -157,6 +158,35 @@ class Client:
         content = Content(digest_of(data), data)
         self.session.store([content])
         return Blob(content.digest, form or own_form, len(data))
+
+    def prepare(
+        self,
+        package: str | list[str] | None = None,
+        version: str | None = None,
+        *,
+        python: str | None = None,
+        environment: str | None = None,
+        modules: Sequence[str] = (),
+        labels: Mapping[str, str] | None = None,
+        keep: float | None = None,
+    ) -> Preparation:
+        """Have an environment built and imported on all workers before its tasks come.
+
+        `environment` is the digest of a lock, in the place of packages; `modules` are imported in
+        the place of each package's own; `labels` are those of the workers that are meant; it stays
+        there, and workers that join build it, for `keep` seconds (30 days). Returns when it is
+        locked; `wait` of the result waits for the workers.
+        """
+        body = order_body(
+            package=package,
+            version=version,
+            python=python,
+            environment=environment,
+            modules=modules,
+            labels=labels or {},
+            keep=keep,
+        )
+        return Preparation(self.session, body)
 
     def status(self, task: str) -> TaskView:
         """All that the server tells of a task."""

@@ -167,6 +167,21 @@ def read_function(name: str) -> Request:
     return Request("GET", f"/v1/functions/{_part(name)}")
 
 
+def order_environment(body: bytes, *, wait: float) -> Request:
+    """Have an environment ready on workers; the reply comes when it is locked or time is up."""
+    return Request("POST", "/v1/environments" + _query(wait=wait, until="locked"), body)
+
+
+def collect_environments(body: bytes, *, wait: float | None = None) -> Request:
+    """Have the environments removed that are neither in use nor wanted."""
+    return Request("POST", "/v1/environments/collect" + _query(wait=wait), body)
+
+
+def list_environments() -> Request:
+    """The environments."""
+    return Request("GET", "/v1/environments")
+
+
 def read_environment(digest: str) -> Request:
     """One environment and where it is ready."""
     return Request("GET", f"/v1/environments/{_part(digest)}")

@@ -80,13 +80,17 @@ async def _until(
 
 async def post(state: State, call: Call) -> Reply:
     """Have an environment built and imported on all workers, or on those with given labels."""
-    wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
+    query = call.query("wait", "until")
+    wait = seconds_in(query, "wait", most=MAXIMUM_WAIT)
+    until = query.get("until", "over")
+    if until not in ("locked", "over"):
+        raise Invalid("until is `locked` or `over`", field="until")
     asked = await _read(state, call, _wanted)
     request = await environments.want(state, asked)
     found = await _until(
         state,
         lambda: environments.progress_of(state, request, asked.labels),
-        lambda progress: progress.is_over,
+        lambda progress: progress.is_over or (until == "locked" and progress.state != "locking"),
         wait,
     )
     return Reply(encode(found), 202)

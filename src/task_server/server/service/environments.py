@@ -61,6 +61,8 @@ class WorkerProgress(Struct, omit_defaults=True):
     state: str
     """waiting, building, importing, ready, failed; of what nobody ordered as the worker says."""
     log: str = ""
+    ordered: bool = False
+    """It is to have it."""
 
 
 class Progress(Struct, kw_only=True):
@@ -195,8 +197,8 @@ def _state(row: OrderRow, workers: Sequence[WorkerProgress]) -> str:
 def _worker(session: LiveSession, reports: Mapping[str, OrderReport]) -> WorkerProgress:
     report = reports.get(session.id)
     if report is None:
-        return WorkerProgress(session.id, session.facts.name, "waiting")
-    return WorkerProgress(session.id, session.facts.name, report.state, report.log)
+        return WorkerProgress(session.id, session.facts.name, "waiting", ordered=True)
+    return WorkerProgress(session.id, session.facts.name, report.state, report.log, ordered=True)
 
 
 def _by_worker(row: OrderRow, reports: Sequence[tuple[str, OrderReport]]) -> dict[str, OrderReport]:
