@@ -174,6 +174,14 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     answer_bytes: Annotated[
         int, _measured("Largest answer of a task; its pickle may take 4 KiB more", "bytes")
     ] = 64 * MIB
+    environments_bytes: Annotated[
+        int | None,
+        Meta(
+            description="What environments may take on disk, those used longest ago go first;"
+            " default: a quarter of the disk",
+            extra={"unit": "bytes"},
+        ),
+    ] = None
     build_seconds: Annotated[float, _measured("Time limit of an environment's build", "s")] = 900.0
     min_sandbox: Annotated[
         int | None,

@@ -85,3 +85,39 @@ def test_a_module_that_cannot_be_imported_is_told_with_its_log(
     assert prepared.returncode == 1
     assert "one: failed" in prepared.stderr
     assert "libfoo.so.1 is missing" in prepared.stderr
+
+
+def test_gc_removes_what_is_neither_in_use_nor_wanted(here: Place, index: SmallIndex) -> None:
+    start_worker(here, index, "one")
+    wanted = command(here, "env", "prepare", "greet").stdout.splitlines()[-1]
+    with here.client() as client:
+        assert client.call("other:name", package="other") == "other"
+        assert len(built(here, "one")) == 2
+
+        collected = command(here, "env", "gc")
+
+        assert "removed 1 environment, " in collected.stdout, collected.stdout
+        assert built(here, "one") == {wanted}
+        command(here, "env", "gc", wanted)
+        assert built(here, "one") == set()
+        assert client.call("greet:name", package="greet") == "greet"
+        assert client.call("other:name", package="other") == "other"
+
+
+def test_a_worker_keeps_its_limit_but_never_removes_what_is_in_use(
+    here: Place, index: SmallIndex
+) -> None:
+    index.add("slow", "1.0", {"slow.py": "import time\ndef sleep(s):\n    time.sleep(s)\n"})
+    start_worker(here, index, "one", TASK_SERVER_ENVIRONMENTS_BYTES="1")
+    with here.client() as client:
+        slow = client.submit("slow:sleep", 60, package="slow")
+        until(lambda: client.status(slow.id).phase == "running", 60)
+        in_use = built(here, "one")
+        wanted = client.prepare("greet").wait(60).environment
+        assert client.call("other:name", package="other") == "other"
+
+        until(lambda: built(here, "one") == {*in_use, wanted}, 60)
+
+        assert slow.state == "running"
+        assert slow.cancel()
+        assert client.call("other:name", package="other") == "other"

@@ -89,7 +89,7 @@ class EnvironmentState(Struct, forbid_unknown_fields=True):
     """One environment on a worker."""
 
     digest: str
-    state: Literal["building", "ready", "failed"]
+    state: Literal["building", "ready", "failed", "removed"]
 
 
 class OrderState(Struct, forbid_unknown_fields=True, omit_defaults=True):

@@ -41,6 +41,7 @@ from task_server.worker.large import LargeAnswers, Uploads
 from task_server.worker.orders import Orders
 from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
+from task_server.worker.room import Room
 from task_server.worker.sandbox.choice import choose, wishes_of
 from task_server.worker.session import Session
 from task_server.worker.slots import Slots
@@ -108,6 +109,14 @@ class Agent:
             Imports(self._slots),
             self._resources.lock,
             on_news=self._wake.set,
+            collect=self._collect,
+        )
+        self._room = Room(
+            self._environments,
+            self._data,
+            self._disk,
+            limit_bytes=settings.environments_bytes,
+            let_go=self._let_go,
         )
         self._attempts: dict[str, Attempt] = {}
         """All that is held and not reported."""
@@ -145,6 +154,7 @@ class Agent:
         self._spool.open()
         left = self._large.open()
         looking = asyncio.ensure_future(self._look_after())
+        self._start(self._room.keep())
         try:
             await self._deliver_left(left)
             await self._join()
@@ -192,6 +202,19 @@ class Agent:
         await self._slots.close()
         await self._environments.close()
         await self._transport.close()
+
+    def _let_go(self, environment: str) -> bool:
+        """Whether an environment may be removed; nothing here uses it from then on."""
+        held = (attempt.assignment.environment for attempt in self._attempts.values())
+        if environment in self._orders.wanted or environment in held:
+            return False
+        if not self._slots.let_go(environment):
+            return False
+        self._preparation.forget(environment)
+        return True
+
+    async def _collect(self) -> str:
+        return await self._room.collect()
 
     async def _look_after(self) -> None:
         """Keep calls from waiting behind long ones."""

@@ -27,6 +27,7 @@ from typing import Final, Literal
 from task_server.environments import uv as uv_text
 from task_server.environments.lock import BadLock, Lock, empty_lock, parse_lock
 from task_server.environments.uv_output import explain
+from task_server.worker import eviction
 from task_server.worker.bytecode import Bytecode
 from task_server.worker.interpreters import pythons
 
@@ -36,11 +37,12 @@ BUILD_SECONDS: Final = 15 * 60.0
 LOW_PRIORITY: Final = 10
 """Niceness of builds that no task waits for."""
 
-State = Literal["building", "ready", "failed"]
+State = Literal["building", "ready", "failed", "removed"]
 FetchLock = Callable[[str], Awaitable[str]]
 
 _LOCK_FILE: Final = "requirements.lock"
 _MANIFEST: Final = "manifest.json"
+_EVICTED: Final = ".evicted"
 _LOOK_AGAIN_SECONDS: Final = 0.05
 
 
@@ -73,6 +75,11 @@ class Environment:
     digest: str
     interpreter: Path
     site_packages: Path | None
+
+    def note_use(self) -> None:
+        """It is used now: it is not the next to be removed."""
+        if self.site_packages is not None:
+            eviction.note_use(self.interpreter.parents[1])
 
 
 @dataclass(slots=True)
@@ -109,10 +116,13 @@ class Environments:
         self._build_seconds = build_seconds
         self._pythons = pythons
         self._now = now
-        self._bytecode = Bytecode(self._directory / "bytecode")
+        self._bytecode = Bytecode(self._directory / eviction.BYTECODE)
+        self.on_built: Callable[[], None] = lambda: None
+        """Called when there is one more on disk."""
         self._found: set[str] = set()
         self._ready: dict[str, Environment] = {}
         self._failed: set[str] = set()
+        self._removed: set[str] = set()
         self._builds: dict[str, _Build] = {}
         self._background: set[asyncio.Task[None]] = set()
 
@@ -126,6 +136,7 @@ class Environments:
         with _disk_trouble_as_failure():
             self._found = await asyncio.to_thread(_sweep, self._directory)
             await asyncio.to_thread(self._bytecode.sweep)
+            await asyncio.to_thread(self._remove_evicted)
 
     @property
     def pythons(self) -> list[str]:
@@ -168,13 +179,46 @@ class Environments:
                 build.task.cancel()
                 self._builds.pop(digest, None)
 
+    async def make_room(
+        self, limit_bytes: int, *, let_go: Callable[[str], bool]
+    ) -> eviction.Evicted:
+        """Remove environments, used longest ago first, until all take no more than the limit.
+
+        `let_go(digest)` says of one that is to go whether it may; when it says so nothing may use
+        it any more.
+        """
+        with _disk_trouble_as_failure():
+            usage = await asyncio.to_thread(eviction.usage_of, self._directory)
+            before = usage.total
+            gone = usage.evict(
+                limit_bytes, lambda digest: digest not in self._builds and let_go(digest)
+            )
+            # At once, before anybody can ask for them: what is renamed is no environment any more.
+            for digest in gone:
+                self._forget(digest)
+            await asyncio.to_thread(self._remove_evicted)
+        return eviction.Evicted(gone, before - usage.total, usage.total)
+
+    def _forget(self, digest: str) -> None:
+        folder = self._directory / digest
+        folder.rename(folder.with_suffix(f".{time.time_ns()}{_EVICTED}"))
+        self._found.discard(digest)
+        self._ready.pop(digest, None)
+        self._removed.add(digest)
+
+    def _remove_evicted(self) -> None:
+        for folder in self._directory.glob(f"*{_EVICTED}"):
+            shutil.rmtree(folder, ignore_errors=True)
+        eviction.remove_unlinked(self._directory / eviction.BYTECODE)
+
     async def compiled(self) -> None:
         """Wait until no byte code is being compiled in the background."""
         await asyncio.gather(*self._background)
 
     def states(self) -> dict[str, State]:
         """What to tell the server about each environment of this machine."""
-        states: dict[str, State] = dict.fromkeys(self._failed, "failed")
+        states: dict[str, State] = dict.fromkeys(self._removed, "removed")
+        states.update(dict.fromkeys(self._failed, "failed"))
         states.update(dict.fromkeys((*self._found, *self._ready), "ready"))
         states.update(dict.fromkeys(self._builds, "building"))
         return states
@@ -192,11 +236,13 @@ class Environments:
         if task.cancelled():
             return
         self._found.discard(digest)
+        self._removed.discard(digest)
         if task.exception():
             self._failed.add(digest)
         else:
             self._failed.discard(digest)
             self._ready[digest] = task.result()
+            self.on_built()
 
     async def _get(self, digest: str, fetch_lock: FetchLock) -> Environment:
         with _disk_trouble_as_failure():
@@ -337,6 +383,7 @@ def _settle(partial: Path, lock: Lock, *, built_at: float) -> None:
         "content": _content(_site_packages(partial, lock)),
     }
     (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (partial / eviction.USED).touch()
     # Rename last: a crash during the build leaves only a .partial folder.
     partial.rename(partial.with_suffix(""))
 

@@ -53,6 +53,10 @@ class Preparation:
         attempt.call = plain_call(attempt.assignment, self._limits)
         return environment
 
+    def forget(self, environment: str) -> None:
+        """It is removed: the next attempt that needs it has it built."""
+        self._ready.pop(environment, None)
+
     async def prepare(self, attempt: Attempt) -> Environment | Report:
         """Build and fetch what is missing; the report if that cannot be done."""
         try:

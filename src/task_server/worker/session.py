@@ -19,7 +19,7 @@ from task_server.protocol.workers import (
 PARK_SHARE = 0.8
 """A parked exchange lasts up to a third of the lease, shortened by up to a fifth at random."""
 
-EnvironmentWord = Literal["building", "ready", "failed"]
+EnvironmentWord = Literal["building", "ready", "failed", "removed"]
 
 
 class Session:

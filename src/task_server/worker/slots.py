@@ -181,6 +181,7 @@ class Slots:
         on_exit: Callable[[Runner], None] | None = None,
     ) -> Runner:
         """A runner like those of tasks; one that is started from outside belongs to no slot."""
+        environment.note_use()
         directory = self._directory / f"runner-{next(self._numbers)}"
         directory.mkdir()
         spec = RunnerSpec(
@@ -207,6 +208,20 @@ class Slots:
                 child = CHILD
             self._children[binary] = child
         return self._children[binary]
+
+    def let_go(self, environment: str) -> bool:
+        """Close the idle runners of an environment; False if a call is in it, or waits for it."""
+        if any(found.digest == environment for _, found in self._attempts.values()):
+            return False
+        for slot in self._slots:
+            if slot.runner is not None and slot.key is not None and slot.key[1] == environment:
+                self._close(slot.runner)
+                slot.runner, slot.key = None, None
+        for key, runner in self._spare:
+            if key[1] == environment:
+                self._close(runner)
+        self._spare = [each for each in self._spare if each[0][1] != environment]
+        return True
 
     # ---- what comes back
 

@@ -219,8 +219,7 @@ async def workers_with(state: State, digest: str) -> tuple[list[OrderRow], list[
         row = next((each for each in reversed(rows) if concerns(each, session)), None)
         if row is not None:
             found.append(_worker(session, _by_worker(row, reports)))
-        elif digest in session.environments:
-            told = session.environments[digest]
+        elif (told := session.environments.get(digest, "removed")) != "removed":
             found.append(WorkerProgress(session.id, session.facts.name, told))
     return rows, found
 

@@ -142,7 +142,7 @@ def plan_ahead(
         having = [s for s in fitting if s.environments.get(each.environment) in HAVING]
         if any(session.running < session.facts.slots for session in having):
             continue
-        lacking = [s for s in fitting if each.environment not in s.environments]
+        lacking = [s for s in fitting if s.environments.get(each.environment) in (None, "removed")]
         lacking.sort(key=lambda session: _lot(each.environment, session.id))
         for session in lacking[: max(each.tasks - len(having), 0)]:
             order = Order(order="", environment=each.environment)
