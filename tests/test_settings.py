@@ -10,6 +10,7 @@ from task_server.settings import (
     checked,
     database_url_in,
     is_loopback,
+    labels_of,
     settings_of,
 )
 
@@ -78,3 +79,9 @@ def test_loopback_is_what_other_machines_cannot_reach(host: str, expected: bool)
 
 def test_a_databases_url_is_absolute() -> None:
     assert database_url_in(Path("data")) == f"sqlite:///{Path.cwd()}/data/task-server.db"
+
+
+def test_labels_are_names_with_values() -> None:
+    assert labels_of("rack=b, disk=ssd,") == {"rack": "b", "disk": "ssd"}
+    with pytest.raises(ValueError, match="NAME=VALUE"):
+        checked(WorkerSettings, {"server": "http://x", "labels": "rack"})

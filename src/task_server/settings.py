@@ -174,6 +174,13 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     answer_bytes: Annotated[
         int, _measured("Largest answer of a task; its pickle may take 4 KiB more", "bytes")
     ] = 64 * MIB
+    python_downloads: Annotated[
+        Literal["on", "off"],
+        _described("on: a Python that this machine has not is fetched by uv when it is needed"),
+    ] = "off"
+    labels: Annotated[
+        str, _described("NAME=VALUE,... by which users choose workers, such as rack=b,disk=ssd")
+    ] = ""
     environments_bytes: Annotated[
         int | None,
         Meta(
@@ -262,12 +269,23 @@ def checked(kind: type[S], values: Mapping[str, object]) -> S:
     """Settings from values of the right types; None means the default. Raises ValueError."""
     given = {name: value for name, value in values.items() if value is not None}
     settings = msgspec.convert(given, kind, dec_hook=_path)
+    if isinstance(settings, WorkerSettings):
+        labels_of(settings.labels)
     if isinstance(settings, ServerSettings):
         _check_exposure(settings)
         _check_blobs(settings.blobs)
     else:
         _check_sandbox(settings)
     return settings
+
+
+def labels_of(text: str) -> dict[str, str]:
+    """The labels in a setting. Raises ValueError."""
+    pairs = [pair.strip().partition("=") for pair in text.split(",") if pair.strip()]
+    for name, sign, value in pairs:
+        if not (name and sign and value):
+            raise ValueError(f"--labels {text}: labels are NAME=VALUE, with commas between")
+    return {name: value for name, _, value in pairs}
 
 
 def _check_exposure(settings: ServerSettings) -> None:

@@ -121,3 +121,14 @@ def test_a_worker_keeps_its_limit_but_never_removes_what_is_in_use(
         assert slow.state == "running"
         assert slow.cancel()
         assert client.call("other:name", package="other") == "other"
+
+
+def test_eight_tasks_for_one_new_environment_build_it_once(here: Place, index: SmallIndex) -> None:
+    worker = here.worker("one", slots=8, environ=index.environ(here.folder / "cache"))
+
+    with here.client() as client:
+        futures = [client.submit("greet:name", package="greet") for _ in range(8)]
+        answers = [future.result(timeout=60) for future in futures]
+
+    assert answers == ["greet"] * 8
+    assert worker.output().count("built environment") == 1

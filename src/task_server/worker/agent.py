@@ -25,7 +25,7 @@ from task_server.protocol.workers import (
     Joined,
     Report,
 )
-from task_server.settings import WorkerSettings
+from task_server.settings import WorkerSettings, labels_of
 from task_server.worker.attempts import (
     Attempt,
     crashed,
@@ -86,7 +86,9 @@ class Agent:
         self._data = settings.data.expanduser().absolute()
         self._transport = AsyncTransport(settings.server, settings.token)
         self._environments = Environments(
-            self._data / "environments", build_seconds=settings.build_seconds
+            self._data / "environments",
+            build_seconds=settings.build_seconds,
+            downloads=self._data / "pythons" if settings.python_downloads == "on" else None,
         )
         self._resources = Resources(self._transport, self._data)
         self._disk = Disk(self._data)
@@ -244,6 +246,7 @@ class Agent:
             protocol=(PROTOCOL, PROTOCOL),
             slots=self._settings.slots,
             worker=self._identity(),
+            labels=labels_of(self._settings.labels),
             pythons=self._environments.pythons,
             sandbox=self._level,
             platform=platform.platform(),

@@ -29,7 +29,7 @@ from task_server.environments.lock import BadLock, Lock, empty_lock, parse_lock
 from task_server.environments.uv_output import explain
 from task_server.worker import eviction
 from task_server.worker.bytecode import Bytecode
-from task_server.worker.interpreters import pythons
+from task_server.worker.interpreters import DownloadFailed, Downloads, pythons
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,9 @@ class Environments:
     """The environments below `directory`. Call `open` first, `close` last.
 
     `uv` is looked for beside this Python first; `environ` (None: this process's) is filtered
-    before uv sees it; `pythons` (None: those found) maps "3.11" to an interpreter; `now` gives
-    Unix seconds, for manifests only.
+    before uv sees it; `pythons` (None: those found) maps "3.11" to an interpreter; others are
+    fetched into the folder `downloads` when they are needed (None: never); `now` gives Unix
+    seconds, for manifests only.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Environments:
         index: str | None = None,
         build_seconds: float = BUILD_SECONDS,
         pythons: Mapping[str, Path] | None = None,
+        downloads: Path | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._directory = directory.absolute()
@@ -115,6 +117,10 @@ class Environments:
         self._index = index
         self._build_seconds = build_seconds
         self._pythons = pythons
+        self._downloads = None
+        if downloads is not None:
+            self._downloads = Downloads(downloads, uv=self._uv, environ=self._environ)
+        self._offered: list[str] = []
         self._now = now
         self._bytecode = Bytecode(self._directory / eviction.BYTECODE)
         self.on_built: Callable[[], None] = lambda: None
@@ -130,6 +136,8 @@ class Environments:
         """Find the interpreters and the environments that are there; sweep what crashes left."""
         if self._pythons is None:
             self._pythons = await asyncio.to_thread(pythons)
+        if self._downloads is not None:
+            self._offered = await asyncio.to_thread(self._downloads.offered)
         for python, interpreter in self._pythons.items():
             digest = empty_lock(python).digest
             self._ready[digest] = Environment(digest, interpreter, None)
@@ -140,8 +148,9 @@ class Environments:
 
     @property
     def pythons(self) -> list[str]:
-        """Minor versions of the interpreters that `open` found."""
-        return sorted(self._pythons or {})
+        """Minor versions of the interpreters that `open` found, or that can be fetched."""
+        found = {*(self._pythons or {}), *self._offered}
+        return sorted(found, key=lambda python: int(python.partition(".")[2]))
 
     @property
     def first_interpreter(self) -> Path:
@@ -250,15 +259,22 @@ class Environments:
             if lock:
                 return await self._adopt(lock)
         lock = _checked(await fetch_lock(digest), digest)
-        python = self._python(lock.python)
+        python = await self._python(lock.python)
+        if lock.is_empty:
+            return Environment(digest, python, None)
         with _disk_trouble_as_failure():
             async with _held(self._directory / f"{digest}.lock"):
                 if not await asyncio.to_thread(_stored_lock, self._directory / digest):
                     await self._build(lock, python)
             return await self._adopt(lock)
 
-    def _python(self, minor: str) -> Path:
+    async def _python(self, minor: str) -> Path:
         known = self._pythons or {}
+        if minor not in known and self._downloads is not None:
+            try:
+                return await self._downloads.get(minor)
+            except DownloadFailed as error:
+                raise BuildFailed(str(error), is_retryable=True, is_unfit=True) from None
         if minor not in known:
             message = f"this machine has no Python {minor}; it has {', '.join(known) or 'none'}"
             raise BuildFailed(message, is_retryable=True, is_unfit=True)
