@@ -18,15 +18,22 @@ DIGEST = "a" * 64
 class Server:
     """Locks at once; then its workers are in these states, one look after the other."""
 
-    def __init__(self, *looks: list[dict[str, Any]], error: str | None = None) -> None:
+    def __init__(
+        self, *looks: list[dict[str, Any]], error: str | None = None, is_away: bool = False
+    ) -> None:
         self.looks = list(looks)
         self.transport = ScriptedTransport(self.handle)
         self._error = error
+        self._is_away = is_away
 
     def handle(self, request: Request) -> Any:
         if request.method == "POST":
-            locked = {"environment": None if self._error else DIGEST, "error": self._error}
-            return reply(202, {**locked, "state": "preparing", "workers": []})
+            is_locked = not self._error and not self._is_away
+            locked = {"environment": DIGEST if is_locked else None, "error": self._error}
+            if self._is_away:
+                locked["waits_for"] = "the package index could not be reached"
+                self._is_away = False
+            return reply(202, {**locked, "state": "preparing", "workers": self.looks[0]})
         workers = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
         return reply(200, {"environment": DIGEST, "workers": workers, "lock": "x"})
 
@@ -143,3 +150,16 @@ def test_ls_shows_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: Ou
     assert run(["env", "ls"]) == 0
 
     assert "numpy pandas" in capsys.readouterr().out
+
+
+def test_prepare_says_what_holds_up_the_lock(monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
+    server = Server([worker("one", "ready")], is_away=True)
+    use(monkeypatch, server)
+
+    assert run(["env", "prepare", "greet"]) == 0
+
+    assert capsys.readouterr().err.splitlines() == [
+        "waits: the package index could not be reached",
+        "one: ready",
+    ]
+    assert len(server.transport.bodies("POST", "/v1/environments")) == 2

@@ -63,6 +63,7 @@ class Bench:
             on_news=self._news.set,
             collect=self.collect,
             pause_seconds=0.01,
+            again_seconds=0.2,
         )
         self.heard: list[tuple[str, str]] = []
         self.log = ""
@@ -251,3 +252,15 @@ def _gives(text: str) -> FetchLock:
         return text
 
     return fetch
+
+
+async def test_what_failed_for_want_of_the_index_is_tried_again(
+    bench: Bench, index: SmallIndex
+) -> None:
+    index.status = 503
+    bench.orders.take([bench.order(lock_of(index, "greet"), "1.1", packages=["greet"])])
+    assert await bench.ended("1.1") == "failed"
+
+    index.status = 200
+
+    await bench.until(lambda: ("1.1", "ready") in bench.heard)

@@ -100,7 +100,7 @@ def prepare(
 def _follow(preparation: Preparation, wait: float | None) -> int:
     """Tell on stderr how far the workers are; gives the exit status."""
     try:
-        preparation.wait(wait, on_news=_tell)
+        preparation.wait(wait, on_news=_tell, on_waiting=lambda reason: note(f"waits: {reason}"))
     except TaskFailed as error:
         note(str(error))
         return TASK_FAILED

@@ -174,8 +174,8 @@ class Client:
 
         `environment` is the digest of a lock, in the place of packages; `modules` are imported in
         the place of each package's own; `labels` are those of the workers that are meant; it stays
-        there, and workers that join build it, for `keep` seconds (30 days). Returns when it is
-        locked; `wait` of the result waits for the workers.
+        there, and workers that join build it, for `keep` seconds (30 days). Returns at once; `wait`
+        of the result waits for the workers.
         """
         body = order_body(
             package=package,

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 TRIES: Final = 3
 PAUSE_SECONDS: Final = 2.0
+AGAIN_SECONDS: Final = 60.0
+"""After a failure that may be over later."""
 REACH_SECONDS: Final = 5.0
 """Between tries to fetch a lock from a server that does not answer."""
 
@@ -37,6 +39,7 @@ class Orders:
         on_news: Callable[[], None],
         collect: Callable[[], Awaitable[str]] | None = None,
         pause_seconds: float = PAUSE_SECONDS,
+        again_seconds: float = AGAIN_SECONDS,
     ) -> None:
         self._environments = environments
         self._imports = imports
@@ -44,6 +47,8 @@ class Orders:
         self._on_news = on_news
         self._collect = collect
         self._pause_seconds = pause_seconds
+        self._again_seconds = again_seconds
+        self._timers: list[asyncio.TimerHandle] = []
         self.news: dict[str, OrderState] = {}
         """What the server does not know yet, by order."""
         self._orders: dict[str, Order] = {}
@@ -60,6 +65,9 @@ class Orders:
         before, self._orders = self._orders, {_key(order): order for order in orders}
         self._queue = deque(key for key in self._queue if key in self._orders)
         self._queue += [key for key in self._orders if key not in before]
+        self._begin()
+
+    def _begin(self) -> None:
         if self._queue and (self._working is None or self._working.done()):
             self._working = asyncio.ensure_future(self._work())
 
@@ -71,6 +79,8 @@ class Orders:
 
     async def close(self) -> None:
         """End what is under way."""
+        for timer in self._timers:
+            timer.cancel()
         if self._working is not None:
             self._working.cancel()
             await asyncio.gather(self._working, return_exceptions=True)
@@ -83,6 +93,22 @@ class Orders:
             except (BuildFailed, RequestError, OSError) as error:
                 log.warning("environment %s cannot be prepared: %s", order.environment, error)
                 self._tell(order, "failed", str(error))
+                if isinstance(error, BuildFailed) and error.is_retryable and order.order:
+                    self._again_later(_key(order))
+
+    def _again_later(self, key: str) -> None:
+        """What failed may work later: as long as it is ordered, it is tried."""
+
+        def again() -> None:
+            if key in self._orders and key not in self._queue:
+                self._queue.append(key)
+                self._begin()
+
+        self._timers = [timer for timer in self._timers if timer.when() > self._time()]
+        self._timers.append(asyncio.get_running_loop().call_later(self._again_seconds, again))
+
+    def _time(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def _carry_out(self, order: Order) -> None:
         if order.environment is None:

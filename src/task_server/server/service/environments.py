@@ -74,6 +74,8 @@ class Progress(Struct, kw_only=True):
     """locking, preparing, ready, failed."""
     error: str | None
     """Why it could not be locked."""
+    waits_for: str | None
+    """Why it is not locked yet."""
     python: str
     requirements: list[str]
     modules: list[str]
@@ -167,6 +169,7 @@ def _progress(
         environment=row.environment,
         state=_state(row, workers),
         error=row.error,
+        waits_for=row.waits_for,
         python=row.python,
         requirements=requirements_in(row.request),
         modules=list(row.modules),

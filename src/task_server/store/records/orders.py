@@ -39,6 +39,8 @@ class OrderRow(Struct, frozen=True, kw_only=True):
     """None: its lock is not there yet, or could not be made."""
     error: str | None
     """Why the lock could not be made."""
+    waits_for: str | None
+    """Why it could not be made yet."""
 
 
 class OrderReport(Struct, frozen=True):
@@ -78,7 +80,8 @@ async def listed(rows: Rows, now: float) -> list[OrderRow]:
     """What is wanted now, oldest first."""
     found = await rows.fetch(
         "SELECT o.number, o.round, o.request, o.labels, o.modules, o.asked_at, o.until,"
-        " r.python, r.environment, CASE WHEN r.state = 2 THEN r.error END"
+        " r.python, r.environment, CASE WHEN r.state = 2 THEN r.error END,"
+        " CASE WHEN r.state = 0 THEN r.error END"
         " FROM environment_orders o LEFT JOIN environment_requests r ON r.text = o.request"
         " WHERE o.until > ? ORDER BY o.number",
         now,
@@ -95,6 +98,7 @@ async def listed(rows: Rows, now: float) -> list[OrderRow]:
             python=python or "",
             environment=environment,
             error=error,
+            waits_for=waits_for,
         )
         for (
             number,
@@ -107,6 +111,7 @@ async def listed(rows: Rows, now: float) -> list[OrderRow]:
             python,
             environment,
             error,
+            waits_for,
         ) in found
     ]
 
