@@ -357,7 +357,7 @@ async def test_a_full_disk_is_this_machines_fault(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("task_server.worker.environments._settle", full)
+    monkeypatch.setattr("task_server.worker.environments.settle", full)
 
     with pytest.raises(BuildFailed, match="no space is left on the disk") as failed:
         await (await opened()).ready(lock.digest, Fetch(lock))

@@ -1,25 +1,19 @@
 """Environments on this machine: built once from a lock, named by its digest, kept on disk.
 
-DIRECTORY/DIGEST/          an environment; it appears whole, by renaming
-DIRECTORY/DIGEST.partial/  one that is being built, or that a crash left
-DIRECTORY/DIGEST.lock      held by the process that builds it
-DIRECTORY/bytecode/        see `bytecode`
+Their folders: see `environment_folders`; beside them `bytecode`.
 """
 
 import asyncio
 import contextlib
 import errno
-import fcntl
 import functools
-import json
 import logging
 import os
-import platform
 import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -29,6 +23,17 @@ from task_server.environments.lock import BadLock, Lock, empty_lock, parse_lock
 from task_server.environments.uv_output import explain
 from task_server.worker import eviction
 from task_server.worker.bytecode import Bytecode
+from task_server.worker.environment_folders import (
+    LOCK_FILE,
+    held,
+    interpreter_in,
+    link_mode,
+    remove,
+    settle,
+    site_packages_in,
+    stored_lock,
+    sweep,
+)
 from task_server.worker.interpreters import DownloadFailed, Downloads, pythons
 
 log = logging.getLogger(__name__)
@@ -40,10 +45,7 @@ LOW_PRIORITY: Final = 10
 State = Literal["building", "ready", "failed", "removed"]
 FetchLock = Callable[[str], Awaitable[str]]
 
-_LOCK_FILE: Final = "requirements.lock"
-_MANIFEST: Final = "manifest.json"
 _EVICTED: Final = ".evicted"
-_LOOK_AGAIN_SECONDS: Final = 0.05
 
 
 class BuildFailed(Exception):
@@ -142,7 +144,7 @@ class Environments:
             digest = empty_lock(python).digest
             self._ready[digest] = Environment(digest, interpreter, None)
         with _disk_trouble_as_failure():
-            self._found = await asyncio.to_thread(_sweep, self._directory)
+            self._found = await asyncio.to_thread(sweep, self._directory)
             await asyncio.to_thread(self._bytecode.sweep)
             await asyncio.to_thread(self._remove_evicted)
 
@@ -255,7 +257,7 @@ class Environments:
 
     async def _get(self, digest: str, fetch_lock: FetchLock) -> Environment:
         with _disk_trouble_as_failure():
-            lock = await asyncio.to_thread(_stored_lock, self._directory / digest)
+            lock = await asyncio.to_thread(stored_lock, self._directory / digest)
             if lock:
                 return await self._adopt(lock)
         lock = _checked(await fetch_lock(digest), digest)
@@ -263,8 +265,8 @@ class Environments:
         if lock.is_empty:
             return Environment(digest, python, None)
         with _disk_trouble_as_failure():
-            async with _held(self._directory / f"{digest}.lock"):
-                if not await asyncio.to_thread(_stored_lock, self._directory / digest):
+            async with held(self._directory / f"{digest}.lock"):
+                if not await asyncio.to_thread(stored_lock, self._directory / digest):
                     await self._build(lock, python)
             return await self._adopt(lock)
 
@@ -282,7 +284,7 @@ class Environments:
 
     async def _adopt(self, lock: Lock) -> Environment:
         folder = self._directory / lock.digest
-        interpreter, site_packages = _interpreter(folder), _site_packages(folder, lock)
+        interpreter, site_packages = interpreter_in(folder), site_packages_in(folder, lock)
         missing = await asyncio.to_thread(self._bytecode.link, site_packages, lock)
         if missing:
             work = self._bytecode.compile(missing, site_packages, interpreter=interpreter)
@@ -297,7 +299,7 @@ class Environments:
         try:
             async with asyncio.timeout(self._build_seconds):
                 await self._fill(partial, lock, python)
-            await asyncio.to_thread(_settle, partial, lock, built_at=began)
+            await asyncio.to_thread(settle, partial, lock, built_at=began)
         except TimeoutError:
             message = f"the environment was not built within {self._build_seconds:g} s"
             raise BuildFailed(message, is_retryable=True) from None
@@ -306,15 +308,15 @@ class Environments:
         log.info("built environment %s in %.2f s", lock.digest, self._now() - began)
 
     async def _fill(self, partial: Path, lock: Lock, python: Path) -> None:
-        await asyncio.to_thread(_remove, partial, partial.with_suffix(""))
+        await asyncio.to_thread(remove, partial, partial.with_suffix(""))
         await self._run(uv_text.venv_command(self._uv, target=partial, interpreter=python))
-        lock_file = partial / _LOCK_FILE
+        lock_file = partial / LOCK_FILE
         lock_file.write_text(lock.text)
         command = uv_text.install_command(
             self._uv,
-            interpreter=_interpreter(partial),
+            interpreter=interpreter_in(partial),
             lock_file=lock_file,
-            link_mode=_link_mode(self._environ, self._directory),
+            link_mode=link_mode(self._environ, self._directory),
             index=self._index,
         )
         await self._run(command)
@@ -372,106 +374,6 @@ def _checked(text: str, digest: str) -> Lock:
     if lock.digest != digest:
         raise BuildFailed(f"the lock that came is {lock.digest}'s", is_retryable=True)
     return lock
-
-
-def _stored_lock(folder: Path) -> Lock | None:
-    """The lock of the environment in `folder` if that is whole.
-
-    A power loss may have emptied files after their names were on disk; counting what is there
-    finds that, and costs less than an fsync of thousands of files.
-    """
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_bytes())
-        lock = parse_lock((folder / _LOCK_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-    content = _content(_site_packages(folder, lock))
-    is_whole = lock.digest == folder.name and manifest.get("content") == content
-    return lock if is_whole and _interpreter(folder).exists() else None
-
-
-def _settle(partial: Path, lock: Lock, *, built_at: float) -> None:
-    manifest = {
-        "digest": lock.digest,
-        "python": lock.python,
-        "versions": lock.versions(_this_machine()),
-        "built_at": built_at,
-        "content": _content(_site_packages(partial, lock)),
-    }
-    (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-    (partial / eviction.USED).touch()
-    # Rename last: a crash during the build leaves only a .partial folder.
-    partial.rename(partial.with_suffix(""))
-
-
-def _content(folder: Path) -> list[int]:
-    """How many files there are, and their bytes; byte code may come and go."""
-    files = size_bytes = 0
-    for path, folders, names in os.walk(folder):
-        if "__pycache__" in folders:
-            folders.remove("__pycache__")
-        files += len(names)
-        size_bytes += sum(os.lstat(f"{path}/{name}").st_size for name in names)
-    return [files, size_bytes]
-
-
-def _interpreter(folder: Path) -> Path:
-    return folder / "bin" / "python"
-
-
-def _site_packages(folder: Path, lock: Lock) -> Path:
-    return folder / "lib" / f"python{lock.python}" / "site-packages"
-
-
-def _this_machine() -> dict[str, str]:
-    return {
-        "os_name": os.name,
-        "sys_platform": sys.platform,
-        "platform_system": platform.system(),
-        "platform_machine": platform.machine(),
-    }
-
-
-def _link_mode(environ: Mapping[str, str], directory: Path) -> str:
-    if "UV_LINK_MODE" in environ:
-        return environ["UV_LINK_MODE"]
-    home = Path(environ.get("HOME", "/"))
-    cache = Path(environ.get("UV_CACHE_DIR") or home / ".cache" / "uv").absolute()
-    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    return "hardlink" if there.stat().st_dev == directory.stat().st_dev else "copy"
-
-
-def _sweep(directory: Path) -> set[str]:
-    """Remove unfinished builds that nobody holds; the digests of the environments there."""
-    directory.mkdir(parents=True, exist_ok=True)
-    for partial in directory.glob("*.partial"):
-        with partial.with_suffix(".lock").open("wb") as lock_file:
-            if _try_to_hold(lock_file.fileno()):
-                shutil.rmtree(partial, ignore_errors=True)
-    return {manifest.parent.name for manifest in directory.glob(f"{'?' * 64}/{_MANIFEST}")}
-
-
-def _remove(*folders: Path) -> None:
-    for folder in folders:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(folder)
-
-
-@contextlib.asynccontextmanager
-async def _held(path: Path) -> AsyncIterator[None]:
-    """Hold the lock file `path` against other builds of any process; waits for it."""
-    with path.open("wb") as lock_file:
-        while not _try_to_hold(lock_file.fileno()):  # noqa: ASYNC110 - another process holds it
-            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-        yield
-
-
-def _try_to_hold(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

@@ -1,0 +1,130 @@
+"""One environment's folder on disk: whole or not there, held by one builder at a time.
+
+DIRECTORY/DIGEST/          an environment; it appears whole, by renaming
+DIRECTORY/DIGEST.partial/  one that is being built, or that a crash left
+DIRECTORY/DIGEST.lock      held by the process that builds it
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from task_server.environments.lock import Lock, parse_lock
+from task_server.worker import eviction
+
+LOCK_FILE: Final = "requirements.lock"
+_MANIFEST: Final = "manifest.json"
+_LOOK_AGAIN_SECONDS: Final = 0.05
+
+
+def stored_lock(folder: Path) -> Lock | None:
+    """The lock of the environment in `folder` if that is whole.
+
+    A power loss may have emptied files after their names were on disk; counting what is there
+    finds that, and costs less than an fsync of thousands of files.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_bytes())
+        lock = parse_lock((folder / LOCK_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    content = _content(site_packages_in(folder, lock))
+    is_whole = lock.digest == folder.name and manifest.get("content") == content
+    return lock if is_whole and interpreter_in(folder).exists() else None
+
+
+def settle(partial: Path, lock: Lock, *, built_at: float) -> None:
+    """Make a built folder an environment."""
+    manifest = {
+        "digest": lock.digest,
+        "python": lock.python,
+        "versions": lock.versions(_this_machine()),
+        "built_at": built_at,
+        "content": _content(site_packages_in(partial, lock)),
+    }
+    (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (partial / eviction.USED).touch()
+    # Rename last: a crash during the build leaves only a .partial folder.
+    partial.rename(partial.with_suffix(""))
+
+
+def _content(folder: Path) -> list[int]:
+    """How many files there are, and their bytes; byte code may come and go."""
+    files = size_bytes = 0
+    for path, folders, names in os.walk(folder):
+        if "__pycache__" in folders:
+            folders.remove("__pycache__")
+        files += len(names)
+        size_bytes += sum(os.lstat(f"{path}/{name}").st_size for name in names)
+    return [files, size_bytes]
+
+
+def interpreter_in(folder: Path) -> Path:
+    """Its Python."""
+    return folder / "bin" / "python"
+
+
+def site_packages_in(folder: Path, lock: Lock) -> Path:
+    """Its packages."""
+    return folder / "lib" / f"python{lock.python}" / "site-packages"
+
+
+def _this_machine() -> dict[str, str]:
+    return {
+        "os_name": os.name,
+        "sys_platform": sys.platform,
+        "platform_system": platform.system(),
+        "platform_machine": platform.machine(),
+    }
+
+
+def link_mode(environ: Mapping[str, str], directory: Path) -> str:
+    """How uv is to bring files from its cache: linked where both lie on one file system."""
+    if "UV_LINK_MODE" in environ:
+        return environ["UV_LINK_MODE"]
+    home = Path(environ.get("HOME", "/"))
+    cache = Path(environ.get("UV_CACHE_DIR") or home / ".cache" / "uv").absolute()
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    return "hardlink" if there.stat().st_dev == directory.stat().st_dev else "copy"
+
+
+def sweep(directory: Path) -> set[str]:
+    """Remove unfinished builds that nobody holds; the digests of the environments there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for partial in directory.glob("*.partial"):
+        with partial.with_suffix(".lock").open("wb") as lock_file:
+            if _try_to_hold(lock_file.fileno()):
+                shutil.rmtree(partial, ignore_errors=True)
+    return {manifest.parent.name for manifest in directory.glob(f"{'?' * 64}/{_MANIFEST}")}
+
+
+def remove(*folders: Path) -> None:
+    """Remove folders that may not be there."""
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+
+
+@contextlib.asynccontextmanager
+async def held(path: Path) -> AsyncIterator[None]:
+    """Hold the lock file `path` against other builds of any process; waits for it."""
+    with path.open("wb") as lock_file:
+        while not _try_to_hold(lock_file.fileno()):  # noqa: ASYNC110 - another process holds it
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+        yield
+
+
+def _try_to_hold(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
