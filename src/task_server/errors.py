@@ -5,6 +5,7 @@ TaskServerError
 │   ├── Malformed       400   the body cannot be read
 │   ├── Unauthorized    401   no token, or one that is not known
 │   ├── Forbidden       403   a token of another kind
+│   ├── NotAllowed      403   a package that the server's policy refuses
 │   ├── NotFound        404
 │   ├── Conflict        409
 │   ├── Gone            410
@@ -71,6 +72,13 @@ class Forbidden(RequestError):
 
     status = 403
     code = "forbidden"
+
+
+class NotAllowed(RequestError):
+    """The policy of the server refuses a package."""
+
+    status = 403
+    code = "package_not_allowed"
 
 
 class NotFound(RequestError):

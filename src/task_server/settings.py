@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Struct, field
 
+from task_server.policy import Policy, PrivateIndex, parse_patterns
+
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
@@ -99,6 +101,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         int, _measured("Large request bodies in memory at once; more wait, then get 503", "bytes")
     ] = 128 * MIB
     blob_bytes: Annotated[int, _measured("Largest blob", "bytes")] = 16 * GIB
+    wheel_bytes: Annotated[int, _measured("Largest wheel that is uploaded", "bytes")] = 2 * GIB
     log_bytes: Annotated[
         int, _measured("What is kept of an attempt's log, head and tail", "bytes")
     ] = MIB
@@ -145,6 +148,42 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
             extra={"unit": "bytes"},
         ),
     ] = None
+
+    allowed_packages: Annotated[
+        str | None,
+        _described(
+            "Packages that tasks may name, as `numpy, acme-*`; what they need comes along. Without"
+            " it all may be named"
+        ),
+    ] = None
+    denied_packages: Annotated[
+        str | None, _described("Packages that no task gets, not even because another needs them")
+    ] = None
+    private_index: Annotated[
+        str | None,
+        _described("URL of an index, with credentials if need be, for the private packages"),
+    ] = None
+    private_packages: Annotated[
+        str | None,
+        _described("Packages that come from the private index and from nowhere else, as `acme-*`"),
+    ] = None
+    cool_down_seconds: Annotated[
+        float,
+        Meta(
+            description="Packages are taken only this long after their upload, where the index"
+            " tells when that was; 0: at once",
+            extra={"unit": "s"},
+            ge=0,
+        ),
+    ] = 7 * DAY
+    young_packages: Annotated[
+        str | None, _described("Packages that the cool-down does not hold for, as `acme-*`")
+    ] = None
+
+    @property
+    def policy(self) -> Policy:
+        """What may be installed."""
+        return Policy.read(self.allowed_packages, self.denied_packages)
 
     @property
     def database_url(self) -> str:
@@ -234,6 +273,40 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     i_know_root_runners: Annotated[
         bool, _described("Run tasks as root where they cannot become other users")
     ] = False
+    environment_bytes: Annotated[
+        int, _measured("Largest environment, unpacked, that is built here", "bytes")
+    ] = 4 * GIB
+    environment_files: Annotated[
+        int, Meta(description="How many files an environment may have", ge=1)
+    ] = 200_000
+    allowed_packages: Annotated[
+        str | None,
+        _described(
+            "Packages that may be installed here, as `numpy, acme-*`, with all that they need."
+            " Without it all may be"
+        ),
+    ] = None
+    denied_packages: Annotated[
+        str | None, _described("Packages that are never installed here, whatever the server allows")
+    ] = None
+    private_index: Annotated[
+        str | None,
+        _described("URL of an index, with credentials if need be, for the private packages"),
+    ] = None
+    private_packages: Annotated[
+        str | None,
+        _described("Packages that come from the private index and from nowhere else, as `acme-*`"),
+    ] = None
+
+    @property
+    def policy(self) -> Policy:
+        """What may be installed here."""
+        return Policy.read(self.allowed_packages, self.denied_packages)
+
+    @property
+    def private(self) -> PrivateIndex | None:
+        """The private index and its names; None: there is none."""
+        return PrivateIndex.read(self.private_index, self.private_packages)
 
 
 def database_url_in(data: Path) -> str:
@@ -271,7 +344,9 @@ def checked(kind: type[S], values: Mapping[str, object]) -> S:
     settings = msgspec.convert(given, kind, dec_hook=_path)
     if isinstance(settings, WorkerSettings):
         labels_of(settings.labels)
+    _ = settings.policy, PrivateIndex.read(settings.private_index, settings.private_packages)
     if isinstance(settings, ServerSettings):
+        parse_patterns(settings.young_packages)
         _check_exposure(settings)
         _check_blobs(settings.blobs)
     else:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ class SmallIndex:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        self.times: dict[str, str] = {}
+        """File to the time of its upload (RFC 3339): told as PEP 700 has it, if there are any."""
         self.status = 200
         self.may_answer = Event()
         self.may_answer.set()
@@ -47,10 +50,25 @@ class SmallIndex:
         if kind == "files":
             return self.files.get(name)
         listed = [file for file in self.files if file.split("-")[0].replace("_", "-") == name]
+        if self.times and listed:
+            return self._as_json(listed)
         links = [
             f'<a href="/files/{file}#sha256={self.sha256(file)}">{file}</a>' for file in listed
         ]
         return "<html>{}</html>".format("<br>".join(links)).encode() if links else None
+
+    def _as_json(self, listed: list[str]) -> bytes:
+        files = [
+            {
+                "filename": file,
+                "url": f"/files/{file}",
+                "hashes": {"sha256": self.sha256(file)},
+                "upload-time": self.times[file],
+            }
+            for file in listed
+        ]
+        page = {"meta": {"api-version": "1.1"}, "name": listed[0].split("-")[0], "files": files}
+        return json.dumps(page).encode()
 
     def sha256(self, file: str) -> str:
         """The hash of a file as a lock has it."""
@@ -71,7 +89,9 @@ def small_index() -> Iterator[SmallIndex]:
             body = index.answer(self.path) if index.status == 200 else b""
             self.send_response(404 if body is None else index.status)
             self.send_header("Content-Length", str(len(body or b"")))
-            self.send_header("Content-Type", "text/html")
+            is_json = (body or b"").startswith(b"{")
+            content_type = "application/vnd.pypi.simple.v1+json" if is_json else "text/html"
+            self.send_header("Content-Type", content_type)
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(body or b"")
@@ -88,12 +108,23 @@ def small_index() -> Iterator[SmallIndex]:
         server.shutdown()
 
 
-def wheel(name: str, version: str, sources: Mapping[str, str], record: str | None = None) -> bytes:
-    """The bytes of a wheel; `record` replaces the RECORD that would be true."""
+def wheel(
+    name: str,
+    version: str,
+    sources: Mapping[str, str],
+    record: str | None = None,
+    *,
+    metadata: str = "",
+) -> bytes:
+    """The bytes of a wheel; `record` replaces the RECORD that would be true.
+
+    `metadata` are more lines of its METADATA.
+    """
     information = f"{name}-{version}.dist-info"
+    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     files = {
         **sources,
-        f"{information}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{information}/METADATA": head + metadata,
         f"{information}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     lines = [f"{path},{_digest(text)},{len(text)}" for path, text in files.items()]

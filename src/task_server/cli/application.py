@@ -15,6 +15,7 @@ from task_server.cli import (
     doctor,
     environments,
     functions,
+    packages,
     servers,
     tasks,
     tokens,
@@ -35,6 +36,7 @@ for group in (servers, calls, tasks, doctor):
 app.add_typer(workers.app, name="workers")
 app.add_typer(functions.app, name="functions")
 app.add_typer(environments.app, name="env")
+app.add_typer(packages.app, name="packages")
 app.add_typer(tokens.app, name="token")
 app.add_typer(database.app, name="db")
 

@@ -21,6 +21,7 @@ from task_server.client.payloads import Blob, BlobForm, Content, digest_of, put_
 from task_server.client.profile import find_server
 from task_server.client.session import Session
 from task_server.client.submission import Arguments, Call, call_of
+from task_server.client.upload import upload
 from task_server.protocol.tasks import BatchView, TaskView
 
 Function = Callable[..., Any] | str | Mapping[str, Any]
@@ -59,6 +60,14 @@ class Client:
     def session(self) -> Session:
         """What sends its requests."""
         return self._caller.session
+
+    def upload(self, path: str | Path) -> str:
+        """Upload a wheel, or build the project in a folder and upload that.
+
+        Gives what to name as `package`: `name==version`. Workers get packages of that name from
+        this server and from nowhere else. Raises Conflict for other content than before.
+        """
+        return upload(self.session, Path(path))
 
     def options(self, **options: Unpack[Options]) -> Client:
         """A client that asks for this with every call: `package`, `timeout`, `priority` and so on.

@@ -149,6 +149,26 @@ def get_blob(digest: str) -> Request:
     return Request("GET", f"/v1/blobs/{_part(digest)}")
 
 
+# Packages
+
+
+def add_package(filename: str, digest: str) -> Request:
+    """Name a wheel that is stored as a blob."""
+    body = msgspec.json.encode({"filename": filename, "blob": digest})
+    return Request("POST", "/v1/packages", body)
+
+
+def list_packages() -> Request:
+    """The wheels that were uploaded."""
+    return Request("GET", "/v1/packages")
+
+
+def remove_package(name: str, version: str | None) -> Request:
+    """Forget a package, or one version of it."""
+    tail = "" if version is None else f"/{_part(version)}"
+    return Request("DELETE", f"/v1/packages/{_part(name)}{tail}")
+
+
 # What there is
 
 

@@ -11,6 +11,13 @@ from packaging.version import InvalidVersion, Version
 
 from task_server.environments.requirements import BadRequirement, check_python
 
+UPLOADED = "uploaded"
+"""Source of what users uploaded to the server."""
+PRIVATE = "private"
+"""Source of what comes from the private index."""
+
+_SOURCES = {UPLOADED: UPLOADED, PRIVATE: PRIVATE}
+_FROM = re.compile(r"# from (\S+)")
 _HEAD = re.compile(r"# python (\S+)")
 _PIN = re.compile(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.!+_-]+)(?: *; *(.+))?", re.ASCII)
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})")
@@ -28,13 +35,16 @@ class Pin:
     version: str
     marker: str | None
     hashes: tuple[str, ...]
+    source: str = ""
+    """Where it comes from: UPLOADED, PRIVATE; empty: the index."""
 
     @property
     def text(self) -> str:
         """The lines of this pin in a requirements file."""
         where = f" ; {self.marker}" if self.marker else ""
         hashes = (f"    --hash={digest}" for digest in self.hashes)
-        return " \\\n".join((f"{self.name}=={self.version}{where}", *hashes))
+        source = f"\n    # from {self.source}" if self.source else ""
+        return " \\\n".join((f"{self.name}=={self.version}{where}", *hashes)) + source
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +58,10 @@ class Lock:
     def text(self) -> str:
         """A requirements file with the Python in its first line; `parse_lock` reads it back."""
         return "".join(f"{line}\n" for line in (f"# python {self.python}", *self._pin_texts()))
+
+    def of(self, source: str) -> "Lock":
+        """The part of this lock that comes from there."""
+        return Lock(self.python, tuple(pin for pin in self.pins if pin.source == source))
 
     @property
     def digest(self) -> str:
@@ -76,11 +90,14 @@ def empty_lock(python: str) -> Lock:
     return Lock(check_python(python), ())
 
 
-def parse_lock(text: str, *, python: str | None = None) -> Lock:
+def parse_lock(
+    text: str, *, python: str | None = None, sources: Mapping[str, str] | None = None
+) -> Lock:
     """Read a lock from its own text, or from what uv resolved for `python`.
 
-    Comments and order do not matter. Raises BadLock for anything but pinned, hashed versions:
-    no option, path or URL can come in by a lock.
+    `sources` maps the addresses of indexes, as uv tells them, to the sources of pins (None: those
+    of a lock's own text). Order and other comments do not matter. Raises BadLock for anything but
+    pinned, hashed versions: no option, path or URL can come in by a lock.
     """
     head = _HEAD.match(text)
     minor = python or (head.group(1) if head else "")
@@ -90,7 +107,11 @@ def parse_lock(text: str, *, python: str | None = None) -> Lock:
         check_python(minor)
     except BadRequirement as error:
         raise BadLock(error.message) from None
-    pins = {_pin(line, minor) for line in _logical_lines(text)}
+    known = _SOURCES if sources is None else sources
+    pins = {
+        _pin(line, minor, known.get(source.rstrip("/"), ""))
+        for line, source in _logical_lines(text)
+    }
     return Lock(minor, tuple(sorted(pins, key=lambda pin: (pin.name, pin.version, pin.text))))
 
 
@@ -100,14 +121,22 @@ def wanted_platforms(python: str) -> str:
     return f"python_full_version < '3.{int(python.split('.')[1]) + 1}' and ({systems})"
 
 
-def _logical_lines(text: str) -> Iterator[str]:
+def _logical_lines(text: str) -> Iterator[tuple[str, str]]:
+    """Each requirement, and where a comment behind it says that it is from."""
+    content = source = ""
     for line in text.replace("\\\n", " ").splitlines():
-        content = re.sub(r"(?:^|\s)#.*", "", line).strip()
-        if content:
-            yield content
+        found = _FROM.fullmatch(line.strip())
+        if found:
+            source = found[1]
+        elif stripped := re.sub(r"(?:^|\s)#.*", "", line).strip():
+            if content:
+                yield content, source
+            content, source = stripped, ""
+    if content:
+        yield content, source
 
 
-def _pin(line: str, python: str) -> Pin:
+def _pin(line: str, python: str, source: str) -> Pin:
     head, *_ = line.split(" --hash=", 1)
     hashes = _HASH.findall(line)
     match = _PIN.fullmatch(head.strip())
@@ -118,7 +147,7 @@ def _pin(line: str, python: str) -> Pin:
     _check(version, marker)
     if marker == wanted_platforms(python):
         marker = None  # says nothing: true wherever this lock is used
-    return Pin(str(canonicalize_name(name)), version, marker, tuple(sorted(set(hashes))))
+    return Pin(str(canonicalize_name(name)), version, marker, tuple(sorted(set(hashes))), source)
 
 
 def _check(version: str, marker: str | None) -> None:

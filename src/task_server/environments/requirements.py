@@ -36,6 +36,9 @@ _FOREIGN: Sequence[tuple[re.Pattern[str], str]] = (
 )
 
 
+_UPLOADS = "uploads "  # with its blank, which no canonical requirement has
+
+
 class BadRequirement(ValueError):
     """A `package`, `version` or `python` that is refused: `field` says which of them."""
 
@@ -51,17 +54,28 @@ class EnvironmentRequest:
 
     requirements: tuple[str, ...]
     python: str  # "3.11"
+    uploads: str = ""
+    """Whose uploaded wheels come before the index: "OWNER GENERATION"; empty: nobody's."""
 
     @property
     def text(self) -> str:
         """The key of this request: equal requests have equal text."""
-        return "\n".join((f"python {self.python}", *self.requirements))
+        uploads = [f"{_UPLOADS}{self.uploads}"] if self.uploads else []
+        return "\n".join((f"python {self.python}", *uploads, *self.requirements))
+
+    @property
+    def names(self) -> set[str]:
+        """The normalised names of what is asked for."""
+        return {name_of(requirement) for requirement in self.requirements}
 
     @classmethod
     def from_text(cls, text: str) -> "EnvironmentRequest":
         """The request whose `text` this is."""
         first, *requirements = text.split("\n")
-        return cls(tuple(requirements), first.removeprefix("python "))
+        uploads = ""
+        if requirements and requirements[0].startswith(_UPLOADS):
+            uploads = requirements.pop(0).removeprefix(_UPLOADS)
+        return cls(tuple(requirements), first.removeprefix("python "), uploads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +101,12 @@ def parse_request(
     texts = tuple(sorted({_canonical(requirement) for requirement in requirements}))
     first = str(canonicalize_name(requirements[0].name)) if requirements else None
     return Requested(EnvironmentRequest(texts, check_python(python)), first)
+
+
+def name_of(requirement: str) -> str:
+    """The normalised name in a requirement of canonical text."""
+    found = re.match(_NAME, requirement, re.ASCII)
+    return str(canonicalize_name(found[0])) if found else ""
 
 
 def check_python(python: str) -> str:

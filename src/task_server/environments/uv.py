@@ -3,7 +3,8 @@
 Requirements reach uv in files only, never as arguments, so no text of a user can be an option.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 
 from task_server.environments.lock import wanted_platforms
@@ -17,6 +18,36 @@ _PASSED_ON_PREFIXES = ("SSL_CERT_", "UV_")
 _NEVER = frozenset({"UV_NO_CONFIG", "UV_CONFIG_FILE", "UV_PROJECT", "UV_WORKING_DIR"})
 _ALWAYS = ("--no-python-downloads", "--no-progress", "--color", "never")
 _WHEELS_OF_ONE_INDEX = ("--only-binary", ":all:", "--index-strategy", "first-index")
+
+
+MINIMUM = (0, 9, 17)
+"""Older ones do not know `--exclude-newer-package`, and ignore what they do not know."""
+
+_VERSION = re.compile(r"uv (\d+)\.(\d+)\.(\d+)")
+_PLACES = frozenset(
+    {"UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_FIND_LINKS"}
+)
+
+
+def version_command(uv: str) -> list[str]:
+    """Ask uv for its version; `too_old` reads the answer."""
+    return [uv, "--version"]
+
+
+def too_old(output: str) -> str:
+    """What is wrong with the uv that answered so; empty: nothing."""
+    needed = ".".join(map(str, MINIMUM))
+    found = _VERSION.match(output)
+    if found is None:
+        return f"uv does not tell its version; uv {needed} or newer is needed"
+    if tuple(map(int, found.groups())) < MINIMUM:
+        return f"{found[0]} is too old; uv {needed} or newer is needed"
+    return ""
+
+
+def without_places(environ: Mapping[str, str]) -> dict[str, str]:
+    """The same without the indexes that variables name: for a command that says where to look."""
+    return {name: value for name, value in environ.items() if name not in _PLACES}
 
 
 def process_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -50,18 +81,27 @@ def compile_command(
     python: str,
     interpreter: PurePath | None = None,
     index: str | None = None,
+    before: Sequence[str] = (),
     exclude_newer: str | None = None,
+    exempt: Iterable[str] = (),
 ) -> list[str]:
     """Resolve the REQUIREMENTS_FILE of `folder` into a lock on stdout; wheels only.
 
     `folder` must hold `project_file(python)` too. `interpreter` is any Python that uv may ask
-    about this machine; `exclude_newer` an absolute time (RFC 3339): what came later is not seen.
+    about this machine. Names that an index of `before` has come from that index alone; behind each
+    pin stands where it is from. `exclude_newer` is an absolute time (RFC 3339): what came later is
+    not seen, but for the names in `exempt`.
     """
     command = [uv, "pip", "compile", "--project", str(folder), "--no-sources", *_ALWAYS]
     command += ["--universal", "--python-version", python, *_WHEELS_OF_ONE_INDEX]
     command += ["--generate-hashes", "--no-header", "--no-annotate"]
+    command += ["--emit-index-annotation"]
+    for each in before:
+        command += ["--index", each]
     command += _optional("--python", str(interpreter) if interpreter else None)
     command += _optional("--exclude-newer", exclude_newer)
+    for name in exempt if exclude_newer else ():
+        command += ["--exclude-newer-package", f"{name}=false"]
     command += _optional("--default-index", index)
     return [*command, "--", str(folder / REQUIREMENTS_FILE)]
 
@@ -79,11 +119,17 @@ def install_command(
     lock_file: PurePath,
     link_mode: str = "hardlink",
     index: str | None = None,
+    wheels: PurePath | None = None,
 ) -> list[str]:
-    """Install what `lock_file` pins, and nothing else, into the environment of `interpreter`."""
+    """Install what `lock_file` pins, and nothing else, into the environment of `interpreter`.
+
+    With `wheels` from that folder alone: no index is asked.
+    """
     command = [uv, "pip", "install", "--no-config", *_ALWAYS, "--link-mode", link_mode]
     command += ["--require-hashes", "--no-deps", *_WHEELS_OF_ONE_INDEX]
-    command += _optional("--default-index", index)
+    command += _optional("--default-index", index if wheels is None else None)
+    if wheels is not None:
+        command += ["--no-index", "--find-links", str(wheels)]
     return [*command, "--python", str(interpreter), "--requirements", str(lock_file)]
 
 

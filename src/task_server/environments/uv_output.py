@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from packaging.utils import canonicalize_name
+
 MAX_MESSAGE_BYTES = 4096
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.")
@@ -22,6 +24,11 @@ _NOISE = re.compile(
     r"|warning: |Downloading|Downloaded| [+~-] ).*\n?",
     re.MULTILINE,
 )
+_YOUNG = re.compile(
+    r"hint: `([\w.-]+)` was filtered by `exclude-newer` to only include packages uploaded before"
+    r" \S+\. (?:The requested version, v(\S+), was published at \S+?\. )?"
+)
+_UNDATED = re.compile(r"`([\w.]+)-[^`]*` is missing an upload date")
 _CAUSE = re.compile(r"^\s*(?:cause|Caused by): (.+)$|^\s*╰─▶ (.+)$", re.MULTILINE)
 _REQUIREMENT = r"(?P<name>[A-Za-z0-9][\w.-]*)(?P<extras>\[[\w,.-]*\])?(?P<versions>[<>=!~][^\s;]*)?"
 
@@ -57,6 +64,17 @@ def bounded(text: str, limit: int = MAX_MESSAGE_BYTES) -> str:
         return encoded.decode()
     mark = "\n... (cut)"
     return encoded[: limit - len(mark)].decode(errors="ignore") + mark
+
+
+def too_young(output: str) -> list[tuple[str, str]]:
+    """Name and version (empty: any) of what uv left out because it was uploaded too lately."""
+    text = re.sub(r"\s+", " ", _clean(output).replace("\n", " "))
+    return [(name, version or "") for name, version in _YOUNG.findall(text)]
+
+
+def undated(output: str) -> set[str]:
+    """Normalised names of packages whose index does not tell when files were uploaded."""
+    return {str(canonicalize_name(name)) for name in _UNDATED.findall(_clean(output))}
 
 
 def explain(output: str) -> Failure:
@@ -170,7 +188,13 @@ _RULES: Sequence[_Rule] = (
         is_retryable=True,
         is_away=True,
     ),
-    _Rule(_words(rf"{_REQUIREMENT} was not found in the (?:package registry|cache)"), _unknown),
+    _Rule(
+        _words(
+            rf"{_REQUIREMENT} was not found in the"
+            " (?:package registry|cache|provided package locations)"
+        ),
+        _unknown,
+    ),
     _Rule(_words(rf"there is no version of {_REQUIREMENT}"), _no_version),
     _Rule(
         _words(

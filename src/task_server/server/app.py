@@ -18,6 +18,7 @@ from task_server.server.api import (
     estimates,
     exchange,
     health,
+    packages,
     plain,
     tasks,
 )
@@ -26,6 +27,7 @@ from task_server.server.clock import Clock
 from task_server.server.descriptors import Descriptors
 from task_server.server.routing import Edge
 from task_server.server.service.orders import OrderBook
+from task_server.server.service.uploads import Uploads
 from task_server.server.state import State
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.expire import SWEEP_SECONDS, Expiry
@@ -37,7 +39,7 @@ from task_server.server.upkeep.space import Space
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
 from task_server.store.blobs import open_blobs
-from task_server.store.opening import folder_of, open_store
+from task_server.store.opening import folder_of, is_postgres, open_store
 from task_server.store.records.retention import Keep
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ ROUTES = [
     *blobs.ROUTES,
     *estimates.ROUTES,
     *environments.ROUTES,
+    *packages.ROUTES,
     *health.ROUTES,
 ]
 EVERYONE = "everyone"
@@ -90,6 +93,12 @@ async def running(
         budget=Budget(settings.storage_bytes, store),
         first_reads=FirstReads(store, clock),
         orders=OrderBook(store),
+        uploads=Uploads(
+            store.package_mark,
+            store.package_contents,
+            waits_for_others=is_postgres(settings.database_url),
+        ),
+        policy=settings.policy,
         keep=Keep(
             settings.keep_read_seconds, settings.keep_unread_seconds, settings.keep_failed_seconds
         ),

@@ -43,6 +43,8 @@ class Route(Struct, frozen=True):
     path: str
     handler: Handler
     kinds: frozenset[str]
+    takes_basic: bool = False
+    """The token may come as the password of `Authorization: Basic`, as package tools send it."""
 
 
 class Door:
@@ -61,7 +63,9 @@ class Door:
             raise Unavailable("the server is stopping; ask again in a moment", retry_after=1.0)
         caller = _NOBODY
         if route.kinds is not PUBLIC:
-            caller = await self._state.access.admit(scope["headers"], route.kinds)
+            caller = await self._state.access.admit(
+                scope["headers"], route.kinds, takes_basic=route.takes_basic
+            )
         call = Call(scope, receive, caller, self._state.bodies)
         try:
             reply = await route.handler(self._state, call)

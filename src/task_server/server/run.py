@@ -15,7 +15,7 @@ from task_server.process import log_to_stderr, loop_factory
 from task_server.server.app import running
 from task_server.server.receipt import PunctualProtocol
 from task_server.server.state import State
-from task_server.settings import ServerSettings
+from task_server.settings import ServerSettings, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def _allow_many_connections() -> None:
 
 async def _serve(settings: ServerSettings) -> int:
     broken = asyncio.Event()
+    _warn_of_strangers(settings)
     listener = _listen(settings)
     async with running(settings, on_broken=broken.set) as (state, edge):
         config = uvicorn.Config(
@@ -72,6 +73,14 @@ async def _serve(settings: ServerSettings) -> int:
         await server.serve(sockets=[listener])
         stopper.cancel()
     return 1 if broken.is_set() else 0
+
+
+def _warn_of_strangers(settings: ServerSettings) -> None:
+    if not is_loopback(settings.host) and settings.policy.is_open:
+        log.warning(
+            "others can reach this server, and their tasks may install any package;"
+            " --allowed-packages says which"
+        )
 
 
 def _listen(settings: ServerSettings) -> socket.socket:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from task_server.policy import Policy
 from task_server.scheduling.totals import Ahead
 from task_server.server.access import Access
 from task_server.server.bodies import Bodies
 from task_server.server.descriptors import Descriptors
 from task_server.server.service.orders import OrderBook
+from task_server.server.service.uploads import Uploads
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.first_reads import FirstReads
 from task_server.server.upkeep.space import Space
@@ -36,6 +38,8 @@ class State(Struct):
     budget: Budget
     first_reads: FirstReads
     orders: OrderBook
+    uploads: Uploads
+    policy: Policy
     keep: Keep
     """How long ended tasks are kept."""
     default_python: str

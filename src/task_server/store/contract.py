@@ -20,6 +20,7 @@ from task_server.store.states import Encoding, State
 from task_server.store.transitions import Policy
 
 if TYPE_CHECKING:
+    from task_server.store.records.packages import Package
     from task_server.store.records.tokens import Token
     from task_server.store.records.workers import WorkerRow
     from task_server.store.rows import AnswerRow, BatchRow, DatabaseHealth, TaskFilter, TaskRow
@@ -486,3 +487,27 @@ class Store(OrderStore, UpkeepStore, Protocol):
 
     async def workers(self) -> list[WorkerRow]:
         """All workers that ever joined, newest first."""
+
+    # ---- uploaded wheels
+
+    async def add_package(self, package: Package, *, began: float) -> bool:
+        """Note a wheel whose content was stored since `began`; False when it was there already.
+
+        Raises Conflict for other content under the same file name, Unavailable when the content
+        may have been deleted again.
+        """
+
+    async def packages(self, *, owner: int | None, name: str | None = None) -> list[Package]:
+        """Wheels of an owner (None: of all), of one name (None: of all), oldest first."""
+
+    async def packages_with(self, digests: Collection[str]) -> list[Package]:
+        """Wheels that have one of these contents, whoever uploaded them."""
+
+    async def remove_package(self, *, owner: int, name: str, version: str | None) -> int:
+        """Forget the wheels of a name, or of one version of it; how many."""
+
+    async def package_contents(self) -> list[tuple[int, str, str, str]]:
+        """Owner, name, file name and digest of every wheel, oldest first."""
+
+    async def package_mark(self) -> tuple[int, int]:
+        """Changes whenever a wheel comes or goes."""

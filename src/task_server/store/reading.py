@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from task_server.store.contract import Kind
 from task_server.store.keeping import Keeping
 from task_server.store.ordering import Ordering
-from task_server.store.records import batches, blobs, environments, tasks, tokens, workers
+from task_server.store.records import batches, blobs, environments, packages, tasks, tokens, workers
+from task_server.store.records.packages import Package
 from task_server.store.records.sql import Lends
 from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
 
@@ -86,3 +87,29 @@ class Reads(Keeping, Ordering):
     async def workers(self: Lends) -> list[workers.WorkerRow]:
         """All workers that ever joined, newest first."""
         return await self.read(workers.listed)
+
+    async def add_package(self: Lends, package: Package, *, began: float) -> bool:
+        """See `Store.add_package`."""
+        return await self.write(lambda rows: packages.add(rows, package, began=began))
+
+    async def packages(self: Lends, *, owner: int | None, name: str | None = None) -> list[Package]:
+        """Wheels of an owner (None: of all), of one name (None: of all), oldest first."""
+        return await self.read(lambda rows: packages.listed(rows, owner=owner, name=name))
+
+    async def packages_with(self: Lends, digests: Collection[str]) -> list[Package]:
+        """Wheels that have one of these contents, whoever uploaded them."""
+        return await self.read(lambda rows: packages.with_content(rows, digests))
+
+    async def remove_package(self: Lends, *, owner: int, name: str, version: str | None) -> int:
+        """Forget the wheels of a name, or of one version of it; how many."""
+        return await self.write(
+            lambda rows: packages.remove(rows, owner=owner, name=name, version=version)
+        )
+
+    async def package_contents(self: Lends) -> list[tuple[int, str, str, str]]:
+        """Owner, name, file name and digest of every wheel, oldest first."""
+        return await self.read(packages.contents)
+
+    async def package_mark(self: Lends) -> tuple[int, int]:
+        """Changes whenever a wheel comes or goes."""
+        return await self.read(packages.mark)

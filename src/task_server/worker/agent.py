@@ -37,6 +37,7 @@ from task_server.worker.calls import CallLimits, Outcome
 from task_server.worker.disk import Disk
 from task_server.worker.environments import Environment, Environments
 from task_server.worker.imports import Imports
+from task_server.worker.installing import InstallRules
 from task_server.worker.large import LargeAnswers, Uploads
 from task_server.worker.orders import Orders
 from task_server.worker.preparation import Preparation
@@ -85,12 +86,19 @@ class Agent:
         self._version = version
         self._data = settings.data.expanduser().absolute()
         self._transport = AsyncTransport(settings.server, settings.token)
+        self._resources = Resources(self._transport, self._data)
         self._environments = Environments(
             self._data / "environments",
             build_seconds=settings.build_seconds,
             downloads=self._data / "pythons" if settings.python_downloads == "on" else None,
+            rules=InstallRules(
+                settings.policy,
+                settings.private,
+                most_bytes=settings.environment_bytes,
+                most_files=settings.environment_files,
+            ),
+            fetch_wheels=self._resources.wheels,
         )
-        self._resources = Resources(self._transport, self._data)
         self._disk = Disk(self._data)
         self._spool = Spool(self._data / "spool")
         self._large = LargeAnswers(self._data / "spool" / "large")

@@ -19,6 +19,7 @@ from typing import Final
 
 from task_server.environments.lock import Lock, parse_lock
 from task_server.worker import eviction
+from task_server.worker.installing import InstallRules
 
 LOCK_FILE: Final = "requirements.lock"
 _MANIFEST: Final = "manifest.json"
@@ -41,14 +42,16 @@ def stored_lock(folder: Path) -> Lock | None:
     return lock if is_whole and interpreter_in(folder).exists() else None
 
 
-def settle(partial: Path, lock: Lock, *, built_at: float) -> None:
-    """Make a built folder an environment."""
+def settle(partial: Path, lock: Lock, rules: InstallRules, *, built_at: float) -> None:
+    """Make a built folder an environment. Raises BuildFailed if it is larger than allowed."""
+    content = _content(site_packages_in(partial, lock))
+    rules.check_size(*content)
     manifest = {
         "digest": lock.digest,
         "python": lock.python,
         "versions": lock.versions(_this_machine()),
         "built_at": built_at,
-        "content": _content(site_packages_in(partial, lock)),
+        "content": content,
     }
     (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
     (partial / eviction.USED).touch()

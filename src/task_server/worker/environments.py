@@ -34,6 +34,10 @@ from task_server.worker.environment_folders import (
     stored_lock,
     sweep,
 )
+from task_server.worker.installing import (
+    BuildFailed as BuildFailed,  # raised here, so found here
+)
+from task_server.worker.installing import FetchWheels, Installer, InstallRules, Place
 from task_server.worker.interpreters import DownloadFailed, Downloads, pythons
 
 log = logging.getLogger(__name__)
@@ -46,28 +50,6 @@ State = Literal["building", "ready", "failed", "removed"]
 FetchLock = Callable[[str], Awaitable[str]]
 
 _EVICTED: Final = ".evicted"
-
-
-class BuildFailed(Exception):
-    """An environment that could not be built; the first line of `message` names the cause.
-
-    `is_retryable`: it may work later. `is_unfit`: this machine is at fault, another may do.
-    `is_away`: the index could not be reached.
-    """
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        is_retryable: bool,
-        is_unfit: bool = False,
-        is_away: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.is_retryable = is_retryable
-        self.is_unfit = is_unfit
-        self.is_away = is_away
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +80,8 @@ class Environments:
     `uv` is looked for beside this Python first; `environ` (None: this process's) is filtered
     before uv sees it; `pythons` (None: those found) maps "3.11" to an interpreter; others are
     fetched into the folder `downloads` when they are needed (None: never); `now` gives Unix
-    seconds, for manifests only.
+    seconds, for manifests only. `rules` (None: everything, from the index) say what may be
+    installed; `fetch_wheels` gets what users uploaded.
     """
 
     def __init__(
@@ -112,11 +95,21 @@ class Environments:
         pythons: Mapping[str, Path] | None = None,
         downloads: Path | None = None,
         now: Callable[[], float] = time.time,
+        rules: InstallRules | None = None,
+        fetch_wheels: FetchWheels | None = None,
     ) -> None:
         self._directory = directory.absolute()
         self._uv = _program(uv)
         self._environ = uv_text.process_environment(os.environ if environ is None else environ)
-        self._index = index
+        self._rules = rules or InstallRules()
+        self._installer = Installer(
+            self._uv,
+            self._environ,
+            index=index,
+            rules=self._rules,
+            fetch_wheels=fetch_wheels,
+            run=self._run,
+        )
         self._build_seconds = build_seconds
         self._pythons = pythons
         self._downloads = None
@@ -299,7 +292,7 @@ class Environments:
         try:
             async with asyncio.timeout(self._build_seconds):
                 await self._fill(partial, lock, python)
-            await asyncio.to_thread(settle, partial, lock, built_at=began)
+            await asyncio.to_thread(settle, partial, lock, self._rules, built_at=began)
         except TimeoutError:
             message = f"the environment was not built within {self._build_seconds:g} s"
             raise BuildFailed(message, is_retryable=True) from None
@@ -308,24 +301,19 @@ class Environments:
         log.info("built environment %s in %.2f s", lock.digest, self._now() - began)
 
     async def _fill(self, partial: Path, lock: Lock, python: Path) -> None:
+        await self._installer.check_version()
         await asyncio.to_thread(remove, partial, partial.with_suffix(""))
-        await self._run(uv_text.venv_command(self._uv, target=partial, interpreter=python))
-        lock_file = partial / LOCK_FILE
-        lock_file.write_text(lock.text)
-        command = uv_text.install_command(
-            self._uv,
-            interpreter=interpreter_in(partial),
-            lock_file=lock_file,
-            link_mode=link_mode(self._environ, self._directory),
-            index=self._index,
-        )
-        await self._run(command)
+        command = uv_text.venv_command(self._uv, target=partial, interpreter=python)
+        await self._run(command, self._environ)
+        (partial / LOCK_FILE).write_text(lock.text)
+        links = link_mode(self._environ, self._directory)
+        await self._installer.install(lock, Place(partial, interpreter_in(partial), links))
 
-    async def _run(self, command: Sequence[str]) -> None:
+    async def _run(self, command: Sequence[str], environ: Mapping[str, str]) -> str:
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                env=self._environ,
+                env=environ,
                 cwd=self._directory,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -337,12 +325,13 @@ class Environments:
             raise BuildFailed(message, is_retryable=True, is_unfit=True) from None
         self._note_process(process.pid)
         try:
-            output, _ = await process.communicate()
+            output, _ = await self._rules.watched(process.pid, process.communicate())
         finally:
             self._note_process(None)
             await _end(process)
         if process.returncode:
             raise _failed(process.returncode, output.decode(errors="replace"))
+        return output.decode(errors="replace")
 
     def _note_process(self, process: int | None) -> None:
         """What the present build waits for; it runs as urgently as the build is wanted."""

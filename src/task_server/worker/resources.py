@@ -7,14 +7,31 @@ import hashlib
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
+from msgspec import Struct
 
 from task_server.client.aio import AsyncTransport
 from task_server.client.requests import refusal
+from task_server.environments.lock import Pin
 from task_server.errors import RequestError, ServerUnreachable
 
 _NAMED = re.compile(rb'"\$blob"\s*:\s*"(sha256:[0-9a-f]{64})"')
 _TRIES = 5
+_SIMPLE = "application/vnd.pypi.simple.v1+json"
+
+
+class _File(Struct):
+    filename: str
+    hashes: dict[str, str]
+
+
+class _Project(Struct):
+    """A page of a simple index (PEP 691)."""
+
+    files: list[_File]
 
 
 class Resources:
@@ -67,6 +84,22 @@ class Resources:
                     raise
                 await asyncio.sleep(1.0)
 
+    async def wheels(self, pins: Sequence[Pin]) -> dict[str, Path]:
+        """File name and file of each uploaded wheel that these pins stand for."""
+        found = {}
+        for pin in pins:
+            reply = await self._transport.request(
+                "GET", f"/v1/packages/simple/{pin.name}/", headers={"Accept": _SIMPLE}
+            )
+            if reply.status != 200:
+                raise refusal(reply)
+            for file in msgspec.json.decode(reply.body, type=_Project).files:
+                if f"sha256:{file.hashes.get('sha256')}" in pin.hashes:
+                    found[_plain(file.filename)] = await self.blob(
+                        f"sha256:{file.hashes['sha256']}"
+                    )
+        return found
+
     async def named_in(self, payload: bytes) -> dict[str, str]:
         """Files of the blobs that JSON arguments name: name -> path."""
         if b'"$blob"' not in payload:
@@ -94,6 +127,12 @@ class Resources:
             wait = min(wait * 2, 10.0)
         if reply.status >= 400:
             raise refusal(reply)
+
+
+def _plain(filename: str) -> str:
+    if "/" in filename or filename.startswith("."):
+        raise RequestError(f"the server names a file {filename[:100]!r}")
+    return filename
 
 
 def _discard(partial: str) -> None:

@@ -9,12 +9,14 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from task_server.errors import Invalid, Malformed
+from task_server.policy import EVERYTHING, Policy
 from task_server.protocol import ids
 from task_server.protocol.payload import check_few_keys, check_keys
 from task_server.protocol.tasks import FunctionByValue, Item, NewBatch, Submit, Task
 from task_server.server.http import decode
 from task_server.server.service.arguments import BLOB_NAME, decoded, read_arguments
 from task_server.server.service.specs import awaited, make_spec, times
+from task_server.server.service.uploads import OwnUploads
 from task_server.store.blobs import name_of
 from task_server.store.contract import KindSpec
 
@@ -66,8 +68,18 @@ class Body(Struct):
 class Reader:
     """Reads one body for one owner."""
 
-    def __init__(self, owner: int, *, default_python: str, now: float) -> None:
+    def __init__(
+        self,
+        owner: int,
+        *,
+        default_python: str,
+        now: float,
+        uploads: OwnUploads | None = None,
+        policy: Policy = EVERYTHING,
+    ) -> None:
         self._owner = owner
+        self._uploads = uploads
+        self._policy = policy
         self._default_python = default_python
         self._now = now
         self._specs: dict[KindSpec, int] = {}
@@ -154,6 +166,8 @@ class Reader:
                 owner=self._owner,
                 is_plain=is_plain,
                 default_python=self._default_python,
+                uploads=self._uploads,
+                policy=self._policy,
             )
             found = self._specs.setdefault(spec, len(self._specs))
             if is_shared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -16,10 +17,12 @@ from task_server.environments.requirements import (
     check_python,
     parse_request,
 )
-from task_server.errors import Invalid, NotSupported
+from task_server.errors import Invalid, NotAllowed, NotSupported
+from task_server.policy import EVERYTHING, Policy
 from task_server.protocol import ids
 from task_server.protocol.tasks import FunctionByValue, Retries, Task
 from task_server.protocol.workers import SANDBOX_LEVELS
+from task_server.server.service.uploads import OwnUploads
 from task_server.store.contract import UNTIL_READ, KindSpec
 
 MAXIMUM_TAGS = 32
@@ -32,8 +35,16 @@ def _given(value: T | UnsetType | None, default: T) -> T:
     return default if value is UNSET or value is None else value
 
 
-def make_spec(task: Task, *, owner: int, is_plain: bool, default_python: str) -> KindSpec:
-    """The kind of a task. Raises Invalid, NotSupported."""
+def make_spec(
+    task: Task,
+    *,
+    owner: int,
+    is_plain: bool,
+    default_python: str,
+    uploads: OwnUploads | None = None,
+    policy: Policy = EVERYTHING,
+) -> KindSpec:
+    """The kind of a task. Raises Invalid, NotSupported, NotAllowed."""
     _check_supported(task)
     function = _given(task.function, None)
     if not function:
@@ -42,7 +53,8 @@ def make_spec(task: Task, *, owner: int, is_plain: bool, default_python: str) ->
     name = by_value.name if by_value else str(function)
     packages = _packages(task)
     python = _python(task, by_value, default_python)
-    requested = _requested(task, python)
+    requested = _requested(task, python, uploads)
+    _check_policy(requested, policy)
     module, qualname = (None, name) if by_value else _target(task, name)
     retries = _retries(task)
     encoding: str = _given(task.result_encoding, "json")
@@ -115,12 +127,28 @@ def _python(task: Task, by_value: FunctionByValue | None, default: str) -> str:
         raise Invalid(error.message, field="python") from None
 
 
-def _requested(task: Task, python: str) -> Requested:
+def _requested(task: Task, python: str, uploads: OwnUploads | None) -> Requested:
     package = _given(task.package, None)
     try:
-        return parse_request(package, _given(task.version, None), python=python)
+        requested = parse_request(package, _given(task.version, None), python=python)
     except BadRequirement as error:
         raise Invalid(error.message, field=error.field) from None
+    environment = requested.environment
+    if uploads is None or not environment.requirements:
+        return requested
+    own = replace(environment, uploads=uploads.key_of(environment.names))
+    return replace(requested, environment=own)
+
+
+def _check_policy(requested: Requested, policy: Policy) -> None:
+    if policy.is_open:
+        return
+    refused = policy.refused(requested.environment.names)
+    if refused:
+        raise NotAllowed(
+            f"package not allowed: {', '.join(refused)}; this server's administrator says which"
+            " packages tasks may name"
+        )
 
 
 def _request_text(task: Task, requested: Requested) -> str:

@@ -51,6 +51,8 @@ async def read_body(
         caller.owner,
         default_python=state.default_python,
         now=state.clock(),
+        uploads=await state.uploads.of(caller.owner),
+        policy=state.policy,
     )
     read = reader.read(body, is_lines=is_lines)
     await _check_named(state, read)

@@ -1,9 +1,9 @@
 """Whose blobs are whose, what needs them, and how those that nothing needs go.
 
-A blob is needed by the tasks that `blob_uses` names, by the kinds whose function it holds, and for
-a while after it was stored or named. Its rows go first, in the transaction that finds it unneeded
-and notes that its content is to be deleted. While that is under way nobody may count on content
-that was stored meanwhile: who has stored it is told to do so again.
+A blob is needed by the tasks that `blob_uses` names, by the kinds whose function it holds, by the
+uploaded wheels, and for a while after it was stored or named. Its rows go first, in the transaction
+that finds it unneeded and notes that its content is to be deleted. While that is under way nobody
+may count on content that was stored meanwhile: who has stored it is told to do so again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ RENEW_SECONDS = 60.0
 _IS_NEEDED = (
     "EXISTS (SELECT 1 FROM blob_uses u WHERE u.digest = {name})"
     " OR EXISTS (SELECT 1 FROM kinds k WHERE k.pickle = {name})"
+    " OR EXISTS (SELECT 1 FROM packages p WHERE p.digest = {name})"
 )
 
 
