@@ -13,7 +13,8 @@ TaskServerError
 │   ├── WrongMediaType  415
 │   ├── WrongHost       421
 │   ├── Invalid         422   readable, but a field is wrong
-│   │   └── NotSupported      a field whose feature does not exist yet
+│   │   ├── NotSupported      a field whose feature does not exist yet
+│   │   └── CannotLock        requirements that cannot be resolved
 │   ├── NoCommonProtocol 426
 │   ├── TooManyRequests 429
 │   ├── Unavailable     503   try again
@@ -151,6 +152,12 @@ class NotSupported(Invalid):
     """A field whose feature does not exist yet."""
 
     code = "not_supported"
+
+
+class CannotLock(Invalid):
+    """Requirements for which no versions can be chosen."""
+
+    code = "cannot_lock"
 
 
 class NoCommonProtocol(RequestError):

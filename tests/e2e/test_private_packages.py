@@ -136,3 +136,20 @@ def test_a_project_is_built_and_uploaded(here: Place, tmp_path: Path) -> None:
 
         assert package == "acme-tools==3.0"
         assert client.call("acme_tools:name", package=package) == "built"
+
+
+def test_a_script_and_a_requirements_file_say_what_to_install(here: Place, tmp_path: Path) -> None:
+    token = here.token("user", "somebody")
+    script, requirements = tmp_path / "script.py", tmp_path / "requirements.txt"
+    script.write_text('# /// script\n# dependencies = ["acme-tools"]\n# ///\nimport acme_tools\n')
+    requirements.write_text("# what is needed\nacme-tools >= 1\n")
+
+    by_script = command(here, token, "call", "acme_tools:name", "--script", str(script))
+    by_file = command(here, token, "call", "acme_tools:name", "-r", str(requirements))
+    refreshed = command(here, token, "env", "refresh", "-r", str(requirements), "-o", "json")
+    nothing = command(here, token, "call", "acme_tools:name", "-r", str(tmp_path / "absent"))
+
+    assert (by_script.returncode, by_script.stdout) == (0, '"a stranger"\n'), by_script.stderr
+    assert (by_file.returncode, by_file.stdout) == (0, '"a stranger"\n'), by_file.stderr
+    assert '"is_changed": false' in refreshed.stdout, refreshed.stderr
+    assert nothing.returncode == 2 and "--requirements" in nothing.stderr

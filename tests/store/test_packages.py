@@ -79,3 +79,20 @@ async def test_the_content_of_a_wheel_is_kept_until_the_wheel_is_removed(world: 
     assert await retired() == []
     await world.store.remove_package(owner=1, name="greet", version=None)
     assert await retired() == [wheel.digest]
+
+
+async def test_a_refreshed_lock_is_the_last_one(world: World) -> None:
+    before = await world.store.refresh_mark()
+    for digest in ("a" * 64, "b" * 64):
+        world.clock.advance(1)
+        await world.store.refresh(
+            "python 3.11\ngreet",
+            environment=digest,
+            python="3.11",
+            lock=f"# {digest}",
+            now=world.clock.now,
+        )
+
+    assert await world.store.refreshed() == {"python 3.11\ngreet": "b" * 64}
+    assert await world.store.environment("a" * 64) is not None
+    assert await world.store.refresh_mark() != before

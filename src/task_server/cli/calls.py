@@ -17,6 +17,7 @@ from task_server.client import requests
 from task_server.client.batch import Answer
 from task_server.client.client import Client, RemoteFunction
 from task_server.client.future import Future
+from task_server.client.options import Options
 from task_server.client.submission import Arguments
 from task_server.errors import RequestError, TaskServerError
 from task_server.protocol.tasks import TaskView
@@ -32,6 +33,12 @@ Keywords = Annotated[
 ]
 Packages = Annotated[
     list[str] | None, typer.Option("-p", "--package", help="What to install; may be repeated.")
+]
+Requirements = Annotated[
+    Path | None, typer.Option("-r", "--requirements", help="A requirements file.")
+]
+Script = Annotated[
+    Path | None, typer.Option(help="A script whose header says what it needs (PEP 723).")
 ]
 Timeout = Annotated[float | None, typer.Option(help="Seconds that the run may take.")]
 Retries = Annotated[int | None, typer.Option(help="How often a failed run is tried again.")]
@@ -62,6 +69,8 @@ def call(
     priority: Priority = None,
     tag: Tags = None,
     python: Python = None,
+    requirements: Requirements = None,
+    script: Script = None,
     wait: Wait = None,
 ) -> None:
     """Call a function, wait, and print its answer as JSON.
@@ -69,7 +78,7 @@ def call(
     Example: task-server call humanize:intcomma 1234567 -p humanize
     """
     args, kwargs = _arguments(arguments, keywords)
-    client = _client(timeout, retries, priority, tag, python)
+    client = _client(timeout, retries, priority, tag, python).options(**files(requirements, script))
     remote = client.function(function, package=_named(package))
     future = remote.submit(*args, **kwargs)
     try:
@@ -96,6 +105,8 @@ def submit(
     priority: Priority = None,
     tag: Tags = None,
     python: Python = None,
+    requirements: Requirements = None,
+    script: Script = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Submit a task and print its id.
@@ -103,7 +114,7 @@ def submit(
     Example: task-server submit math:factorial 20000
     """
     args, kwargs = _arguments(arguments, keywords)
-    client = _client(timeout, retries, priority, tag, python)
+    client = _client(timeout, retries, priority, tag, python).options(**files(requirements, script))
     future = client.function(function, package=_named(package)).submit(*args, **kwargs)
     if output is Format.TABLE:
         print(future.id)
@@ -120,6 +131,8 @@ def map_file(
     priority: Priority = None,
     tag: Tags = None,
     python: Python = None,
+    requirements: Requirements = None,
+    script: Script = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Call a function for each line of a file, and print the answers in order, one a line.
@@ -127,7 +140,7 @@ def map_file(
     A line is a JSON array of arguments, an object of keyword arguments, or else the only argument.
     A task without an answer prints null, and its error on stderr; -o ndjson tells both.
     """
-    client = _client(timeout, retries, priority, tag, python)
+    client = _client(timeout, retries, priority, tag, python).options(**files(requirements, script))
     calls = list(_calls(_lines(file)))
     batch = client.submit_all(function, calls, package=_named(package))
     failures = 0
@@ -145,11 +158,14 @@ def estimate(
     keywords: Keywords = None,
     package: Packages = None,
     python: Python = None,
+    requirements: Requirements = None,
+    script: Script = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Predict how long a call would run, without running it."""
     args, kwargs = _arguments(arguments, keywords)
-    remote = _client(None, None, None, None, python).function(function, package=_named(package))
+    client = Client().options(python=python).options(**files(requirements, script))
+    remote = client.function(function, package=_named(package))
     told = remote.estimate(*args, **kwargs)
     if output is Format.TABLE:
         guess = "" if told.known else " (a guess: nothing of this function was seen yet)"
@@ -173,6 +189,16 @@ def _client(
         python=python,
         result_encoding="json",
     )
+
+
+def files(requirements: Path | None, script: Path | None) -> Options:
+    """The options of a client that come from files."""
+    found: Options = {}
+    if requirements is not None:
+        found["requirements"] = "".join(_lines(requirements, "--requirements"))
+    if script is not None:
+        found["script"] = "".join(_lines(script, "--script"))
+    return found
 
 
 def _named(packages: list[str] | None) -> str | list[str] | None:
@@ -203,7 +229,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _lines(file: Path, option: str = "FILE.ndjson") -> Iterator[str]:
     if str(file) == "-":
         yield from sys.stdin
         return
@@ -211,7 +237,7 @@ def _lines(file: Path) -> Iterator[str]:
         with file.open(encoding="utf-8") as lines:
             yield from lines
     except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"{file}: {error}", param_hint="FILE.ndjson") from error
+        raise typer.BadParameter(f"{file}: {error}", param_hint=option) from error
 
 
 def _calls(lines: Iterable[str]) -> Iterator[Arguments]:

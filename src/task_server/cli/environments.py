@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from task_server.cli.calls import Packages, Python, Requirements, Script, files
 from task_server.cli.exits import NOT_FINISHED, TASK_FAILED
 from task_server.cli.output import Format, Output, as_row, note, rows_of, show_one, show_rows
 from task_server.client import requests
@@ -14,6 +15,8 @@ from task_server.client.client import Client
 from task_server.client.environments import Preparation, WorkerState
 from task_server.client.session import LONGEST_WAIT
 from task_server.errors import NotFinished, TaskFailed
+
+REFRESH_SECONDS = 300.0
 
 app = typer.Typer(help="Environments that workers build.", no_args_is_help=True)
 _COLUMNS = ("environment", "python", "requirements", "ready", "workers", "wanted_until")
@@ -138,3 +141,23 @@ def gc(
     request = requests.collect_environments(body, wait=LONGEST_WAIT)
     reply = Client().session.send(request, wait=LONGEST_WAIT)
     show_rows(rows_of(reply.body, "workers"), _WORKERS, output)
+
+
+@app.command()
+def refresh(
+    package: Packages = None,
+    python: Python = None,
+    requirements: Requirements = None,
+    script: Script = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Choose the versions for these packages anew; tasks submitted from now on get them.
+
+    Name the packages as the tasks do. Tasks that were submitted before keep their lock.
+    """
+    fields = {"package": package, "python": python, **files(requirements, script)}
+    if package and len(package) == 1:
+        fields["package"] = package[0]
+    body = msgspec.json.encode(fields)
+    reply = Client().session.send(requests.refresh_environment(body), wait=REFRESH_SECONDS).body
+    show_one(msgspec.json.decode(reply, type=dict[str, object]), output)

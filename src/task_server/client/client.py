@@ -30,6 +30,8 @@ Function = Callable[..., Any] | str | Mapping[str, Any]
 
 _NO_KEYWORDS: Mapping[str, Any] = {}
 
+_NAME_PACKAGES = frozenset({"package", "requirements", "script", "environment"})
+
 
 class Client:
     """Calls functions on the workers of a server.
@@ -253,7 +255,8 @@ class Client:
         return client._call_of(client._by_callable(function))
 
     def _by_callable(self, function: Callable[..., Any]) -> Target:
-        return callable_target(function, packages=bool(self._options.get("package")))
+        has_packages = not self._options.keys().isdisjoint(_NAME_PACKAGES)
+        return callable_target(function, packages=has_packages)
 
     def _call_of(self, target: Target) -> Call:
         return call_of(target, self._options)

@@ -16,6 +16,10 @@ class Options(TypedDict, total=False):
     """What to install: a requirement or several, without versions in `version` then."""
     version: str | None
     """`1.2` exactly, or a set such as `>=1.2,<2`."""
+    requirements: str | None
+    """Text of a requirements file, besides `package`."""
+    script: str | None
+    """Text of a script whose header says what it needs (PEP 723)."""
     python: str | None
     """Minor version, such as `3.11`."""
     environment: str | None

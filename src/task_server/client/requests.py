@@ -207,6 +207,11 @@ def read_environment(digest: str) -> Request:
     return Request("GET", f"/v1/environments/{_part(digest)}")
 
 
+def refresh_environment(body: bytes) -> Request:
+    """Choose the versions for these fields of a TASK anew."""
+    return Request("POST", "/v1/environments/refresh", body)
+
+
 # Replies
 
 

@@ -11,6 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 MAX_REQUIREMENT_LETTERS = 200
 MAX_REQUIREMENTS = 100
+MAX_TEXT_LETTERS = 64 * 1024
 
 ALLOWED = "a package is a name with optional extras and versions, like pandas[parquet]>=2,<3"
 ALLOWED_VERSION = "a version is exact, like 1.2, or begins with an operator, like >=1.2,<2"
@@ -36,6 +37,7 @@ _FOREIGN: Sequence[tuple[re.Pattern[str], str]] = (
 )
 
 
+_COMMENT = re.compile(r"(?:^|[ \t])#.*")
 _UPLOADS = "uploads "  # with its blank, which no canonical requirement has
 
 
@@ -101,6 +103,28 @@ def parse_request(
     texts = tuple(sorted({_canonical(requirement) for requirement in requirements}))
     first = str(canonicalize_name(requirements[0].name)) if requirements else None
     return Requested(EnvironmentRequest(texts, check_python(python)), first)
+
+
+def requirement_lines(text: str) -> list[str]:
+    """The requirements in the text of a requirements file; comments and blank lines are none.
+
+    Raises BadRequirement, which names the line, for options, paths, URLs and all else.
+    """
+    if len(text) > MAX_TEXT_LETTERS:
+        raise BadRequirement("requirements", f"longer than {MAX_TEXT_LETTERS} letters")
+    found = []
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        stripped = _COMMENT.sub("", line).strip(" \t")
+        if not stripped:
+            continue
+        try:
+            _requirement(stripped)
+        except BadRequirement as error:
+            raise BadRequirement("requirements", f"line {number}: {error.message}") from None
+        found.append(stripped)
+    if len(found) > MAX_REQUIREMENTS:
+        raise BadRequirement("requirements", f"more than {MAX_REQUIREMENTS} packages")
+    return found
 
 
 def name_of(requirement: str) -> str:

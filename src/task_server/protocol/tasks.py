@@ -72,6 +72,10 @@ class Task(Struct, forbid_unknown_fields=True, kw_only=True):
     version: str | UnsetType | None = UNSET
     python: str | UnsetType | None = UNSET
     environment: str | UnsetType | None = UNSET
+    requirements: str | UnsetType | None = UNSET
+    """Lines of a requirements file, besides `package`."""
+    script: str | UnsetType | None = UNSET
+    """A script whose header says what it needs (PEP 723)."""
     args: Raw = Raw()
     kwargs: Raw = Raw()
     call: EncodedCall | None = None

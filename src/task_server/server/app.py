@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from task_server.environments.lock import Lock
 from task_server.errors import Unavailable
 from task_server.server.access import Access, everyone_is
 from task_server.server.api import (
@@ -20,6 +21,7 @@ from task_server.server.api import (
     health,
     packages,
     plain,
+    refresh,
     tasks,
 )
 from task_server.server.bodies import Bodies
@@ -27,6 +29,8 @@ from task_server.server.clock import Clock
 from task_server.server.descriptors import Descriptors
 from task_server.server.routing import Edge
 from task_server.server.service.orders import OrderBook
+from task_server.server.service.refresh import Refreshes
+from task_server.server.service.resolve import Resolver
 from task_server.server.service.uploads import Uploads
 from task_server.server.state import State
 from task_server.server.upkeep.budget import Budget
@@ -53,6 +57,7 @@ ROUTES = [
     *exchange.ROUTES[1:],
     *blobs.ROUTES,
     *estimates.ROUTES,
+    *refresh.ROUTES,
     *environments.ROUTES,
     *packages.ROUTES,
     *health.ROUTES,
@@ -80,6 +85,13 @@ async def running(
     everyone = None
     if settings.auth == "none":
         everyone = everyone_is(await store.owner_named(EVERYONE))
+    resolver = Resolver(store, settings)
+
+    async def keep_refreshed(request: str, lock: Lock) -> None:
+        await store.refresh(
+            request, environment=lock.digest, python=lock.python, lock=lock.text, now=clock()
+        )
+
     state = State(
         settings=settings,
         clock=clock,
@@ -99,12 +111,19 @@ async def running(
             waits_for_others=is_postgres(settings.database_url),
         ),
         policy=settings.policy,
+        refreshes=Refreshes(
+            store.refresh_mark,
+            store.refreshed,
+            resolve=resolver.resolve,
+            keep=keep_refreshed,
+            is_shared=is_postgres(settings.database_url),
+        ),
         keep=Keep(
             settings.keep_read_seconds, settings.keep_unread_seconds, settings.keep_failed_seconds
         ),
         default_python=f"{sys.version_info.major}.{sys.version_info.minor}",
     )
-    locker = Locker(state)
+    locker = Locker(state, resolver)
     store.on_ended = state.waiting.publish
     store.on_changed = state.waiting.touch_all
     store.watched = state.waiting.watched

@@ -12,6 +12,7 @@ from task_server.server.access import Access
 from task_server.server.bodies import Bodies
 from task_server.server.descriptors import Descriptors
 from task_server.server.service.orders import OrderBook
+from task_server.server.service.refresh import Refreshes
 from task_server.server.service.uploads import Uploads
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.first_reads import FirstReads
@@ -40,6 +41,7 @@ class State(Struct):
     orders: OrderBook
     uploads: Uploads
     policy: Policy
+    refreshes: Refreshes
     keep: Keep
     """How long ended tasks are kept."""
     default_python: str

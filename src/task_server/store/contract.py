@@ -488,6 +488,19 @@ class Store(OrderStore, UpkeepStore, Protocol):
     async def workers(self) -> list[WorkerRow]:
         """All workers that ever joined, newest first."""
 
+    # ---- refreshed locks
+
+    async def refresh(
+        self, request: str, *, environment: str, python: str, lock: str, now: float
+    ) -> None:
+        """From now on tasks of this request (its text) get that lock."""
+
+    async def refreshed(self) -> dict[str, str]:
+        """Text of a request -> digest of the lock that was made anew for it."""
+
+    async def refresh_mark(self) -> tuple[int, float]:
+        """Changes whenever a lock is refreshed."""
+
     # ---- uploaded wheels
 
     async def add_package(self, package: Package, *, began: float) -> bool:

@@ -7,7 +7,16 @@ from collections.abc import Collection, Mapping
 from task_server.store.contract import Kind
 from task_server.store.keeping import Keeping
 from task_server.store.ordering import Ordering
-from task_server.store.records import batches, blobs, environments, packages, tasks, tokens, workers
+from task_server.store.records import (
+    batches,
+    blobs,
+    environments,
+    packages,
+    refreshes,
+    tasks,
+    tokens,
+    workers,
+)
 from task_server.store.records.packages import Package
 from task_server.store.records.sql import Lends
 from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
@@ -87,6 +96,24 @@ class Reads(Keeping, Ordering):
     async def workers(self: Lends) -> list[workers.WorkerRow]:
         """All workers that ever joined, newest first."""
         return await self.read(workers.listed)
+
+    async def refresh(
+        self: Lends, request: str, *, environment: str, python: str, lock: str, now: float
+    ) -> None:
+        """From now on tasks of this request (its text) get that lock."""
+        await self.write(
+            lambda rows: refreshes.add(
+                rows, request, environment=environment, python=python, lock=lock, now=now
+            )
+        )
+
+    async def refreshed(self: Lends) -> dict[str, str]:
+        """Text of a request -> digest of the lock that was made anew for it."""
+        return await self.read(refreshes.listed)
+
+    async def refresh_mark(self: Lends) -> tuple[int, float]:
+        """Changes whenever a lock is refreshed."""
+        return await self.read(refreshes.mark)
 
     async def add_package(self: Lends, package: Package, *, began: float) -> bool:
         """See `Store.add_package`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -76,10 +77,12 @@ class Reader:
         now: float,
         uploads: OwnUploads | None = None,
         policy: Policy = EVERYTHING,
+        refreshed: Mapping[str, str] | None = None,
     ) -> None:
         self._owner = owner
         self._uploads = uploads
         self._policy = policy
+        self._refreshed = refreshed
         self._default_python = default_python
         self._now = now
         self._specs: dict[KindSpec, int] = {}
@@ -168,6 +171,7 @@ class Reader:
                 default_python=self._default_python,
                 uploads=self._uploads,
                 policy=self._policy,
+                refreshed=self._refreshed,
             )
             found = self._specs.setdefault(spec, len(self._specs))
             if is_shared:

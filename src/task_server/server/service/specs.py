@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
 from datetime import datetime
-from typing import TypeVar
 
-from msgspec import UNSET, UnsetType
+from msgspec import UnsetType
 
 from task_server.environments.lock import empty_lock
 from task_server.environments.names import BadName, parse_target
-from task_server.environments.requirements import (
-    BadRequirement,
-    Requested,
-    check_python,
-    parse_request,
-)
-from task_server.errors import Invalid, NotAllowed, NotSupported
+from task_server.environments.requirements import Requested
+from task_server.errors import Invalid, NotSupported
 from task_server.policy import EVERYTHING, Policy
 from task_server.protocol import ids
 from task_server.protocol.tasks import FunctionByValue, Retries, Task
 from task_server.protocol.workers import SANDBOX_LEVELS
+from task_server.server.service.installs import given as _given
+from task_server.server.service.installs import read_installs
 from task_server.server.service.uploads import OwnUploads
 from task_server.store.contract import UNTIL_READ, KindSpec
 
 MAXIMUM_TAGS = 32
 MAXIMUM_AFTER = 10_000
-
-T = TypeVar("T")
-
-
-def _given(value: T | UnsetType | None, default: T) -> T:
-    return default if value is UNSET or value is None else value
 
 
 def make_spec(
@@ -43,6 +33,7 @@ def make_spec(
     default_python: str,
     uploads: OwnUploads | None = None,
     policy: Policy = EVERYTHING,
+    refreshed: Mapping[str, str] | None = None,
 ) -> KindSpec:
     """The kind of a task. Raises Invalid, NotSupported, NotAllowed."""
     _check_supported(task)
@@ -51,14 +42,12 @@ def make_spec(
         raise Invalid("function is missing", field="function")
     by_value = function if isinstance(function, FunctionByValue) else None
     name = by_value.name if by_value else str(function)
-    packages = _packages(task)
-    python = _python(task, by_value, default_python)
-    requested = _requested(task, python, uploads)
-    _check_policy(requested, policy)
+    installs = read_installs(task, default_python=default_python, uploads=uploads, policy=policy)
+    packages, python, requested = installs.packages, installs.python, installs.requested
     module, qualname = (None, name) if by_value else _target(task, name)
     retries = _retries(task)
     encoding: str = _given(task.result_encoding, "json")
-    environment = _given(task.environment, None)
+    request, environment = _request(task, requested, refreshed or {})
     if environment is None and not requested.environment.requirements:
         environment = empty_lock(python).digest
     sandbox = _sandbox(task)
@@ -72,7 +61,7 @@ def make_spec(
         version=_given(task.version, None) or None,
         distribution=requested.package or "",
         python=python,
-        request=_request_text(task, requested),
+        request=request,
         environment=environment,
         pickle=by_value.pickle if by_value else None,
         timeout=_timeout(task),
@@ -109,55 +98,17 @@ def _sandbox(task: Task) -> int:
     return level
 
 
-def _packages(task: Task) -> tuple[str, ...]:
-    package = _given(task.package, "")
-    if isinstance(package, str):
-        return (package,) if package else ()
-    return tuple(package)
-
-
-def _python(task: Task, by_value: FunctionByValue | None, default: str) -> str:
-    asked = _given(task.python, None)
-    if by_value is not None and asked is not None and asked != by_value.python:
-        message = f"the function was pickled by Python {by_value.python}; python says {asked}"
-        raise Invalid(message, field="python")
-    try:
-        return check_python(by_value.python if by_value is not None else asked or default)
-    except BadRequirement as error:
-        raise Invalid(error.message, field="python") from None
-
-
-def _requested(task: Task, python: str, uploads: OwnUploads | None) -> Requested:
-    package = _given(task.package, None)
-    try:
-        requested = parse_request(package, _given(task.version, None), python=python)
-    except BadRequirement as error:
-        raise Invalid(error.message, field=error.field) from None
-    environment = requested.environment
-    if uploads is None or not environment.requirements:
-        return requested
-    own = replace(environment, uploads=uploads.key_of(environment.names))
-    return replace(requested, environment=own)
-
-
-def _check_policy(requested: Requested, policy: Policy) -> None:
-    if policy.is_open:
-        return
-    refused = policy.refused(requested.environment.names)
-    if refused:
-        raise NotAllowed(
-            f"package not allowed: {', '.join(refused)}; this server's administrator says which"
-            " packages tasks may name"
-        )
-
-
-def _request_text(task: Task, requested: Requested) -> str:
-    environment = _given(task.environment, None)
+def _request(
+    task: Task, requested: Requested, refreshed: Mapping[str, str]
+) -> tuple[str, str | None]:
+    """The text of the request, and the digest of the lock if that is settled."""
+    text = requested.environment.text
+    environment = _given(task.environment, None) or refreshed.get(text)
     if environment is None:
-        return requested.environment.text
+        return text, None
     if re.fullmatch(r"[0-9a-f]{64}", environment) is None:
         raise Invalid("environment is the digest of a lock", field="environment")
-    return f"lock {environment}"
+    return f"lock {environment}", environment
 
 
 def _target(task: Task, function: str) -> tuple[str | None, str]:

@@ -53,6 +53,7 @@ async def read_body(
         now=state.clock(),
         uploads=await state.uploads.of(caller.owner),
         policy=state.policy,
+        refreshed=await state.refreshes.known(),
     )
     read = reader.read(body, is_lines=is_lines)
     await _check_named(state, read)

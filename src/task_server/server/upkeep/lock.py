@@ -6,12 +6,10 @@ import asyncio
 import logging
 
 from task_server.environments.requirements import EnvironmentRequest
-from task_server.environments.uploads import Uploaded
 from task_server.errors import Unavailable
-from task_server.policy import PrivateIndex, parse_patterns
+from task_server.server.service.resolve import Resolver
 from task_server.server.state import State
-from task_server.server.uv_lock import LockFailed, Rules, lock
-from task_server.settings import ServerSettings
+from task_server.server.uv_lock import LockFailed
 
 log = logging.getLogger(__name__)
 
@@ -21,22 +19,12 @@ FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 60.0
 
 
-def rules_of(settings: ServerSettings) -> Rules:
-    """What the settings say about every lock."""
-    return Rules(
-        settings.cool_down_seconds,
-        parse_patterns(settings.young_packages),
-        PrivateIndex.read(settings.private_index, settings.private_packages),
-        settings.policy,
-    )
-
-
 class Locker:
     """Works off the environment requests of the store."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, resolver: Resolver) -> None:
         self._state = state
-        self._rules = rules_of(state.settings)
+        self._resolver = resolver
         self._news = asyncio.Event()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._in_vain: dict[str, int] = {}
@@ -76,21 +64,6 @@ class Locker:
         del self._running[text]
         self._news.set()
 
-    async def _uploads(self, request: EnvironmentRequest) -> list[Uploaded]:
-        owner = request.uploads.partition(" ")[0]
-        if not owner:
-            return []
-        return [
-            Uploaded(
-                each.name,
-                each.filename,
-                each.digest.removeprefix("sha256:"),
-                each.requires_python,
-                each.metadata,
-            )
-            for each in await self._state.store.packages(owner=int(owner))
-        ]
-
     async def _lock(self, text: str, tries: int) -> None:
         try:
             await self._lock_and_tell(text, tries)
@@ -100,8 +73,7 @@ class Locker:
     async def _lock_and_tell(self, text: str, tries: int) -> None:
         store = self._state.store
         try:
-            request = EnvironmentRequest.from_text(text)
-            found = await lock(request, uploads=await self._uploads(request), rules=self._rules)
+            found = await self._resolver.resolve(EnvironmentRequest.from_text(text))
         except LockFailed as error:
             await self._failed(text, tries, error)
             return
