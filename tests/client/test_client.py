@@ -507,3 +507,19 @@ def test_public_names_can_be_imported() -> None:
         assert getattr(task_server, name) is not None
     with pytest.raises(AttributeError):
         task_server.nothing  # noqa: B018  (the look itself is tested)
+
+
+def test_a_name_in_ones_own_code_is_refused_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "of_my_own.py").write_text("def f(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    client, transport = scripted(lambda request: succeeded(7))
+
+    for refused in (lambda: client.call("of_my_own:f"), lambda: client.map("of_my_own:f", [1])):
+        with pytest.raises(errors.TaskServerError, match="code of your own"):
+            refused()
+
+    assert transport.requests == []
+    assert client.call("of_my_own:f", package="of-my-own") == 7
+    assert client.options(requirements="of-my-own").call("of_my_own:f") == 7

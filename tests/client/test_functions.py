@@ -12,7 +12,14 @@ import cloudpickle
 import msgspec
 import pytest
 
-from task_server.client.functions import callable_target, is_own, is_standard, named, pickled
+from task_server.client.functions import (
+    callable_target,
+    check_reachable,
+    is_own,
+    is_standard,
+    named,
+    pickled,
+)
 from task_server.errors import TaskServerError
 
 LOAD = "import pickle, sys; print(pickle.load(sys.stdin.buffer)(*map(int, sys.argv[1:])))"
@@ -154,3 +161,26 @@ def test_a_name_that_says_too_much_or_too_little_is_refused(
 ) -> None:
     with pytest.raises(TypeError, match=message):
         named(function, package)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"function": "my_work:work"},
+        {"function": "work", "module": "my_work"},
+        {"function": "__main__:f"},
+        {"function": "my_work.inner:f"},
+    ],
+)
+def test_a_name_in_ones_own_code_is_refused_with_the_two_ways_out(
+    own_modules: Any, fields: dict[str, str]
+) -> None:
+    with pytest.raises(TaskServerError, match=r"pass the function itself.*or upload the project"):
+        check_reachable(fields)
+
+
+@pytest.mark.parametrize(
+    "function", ["math:factorial", "len", "str.upper", "no_such_module:f", "msgspec:convert", ":f"]
+)
+def test_other_names_are_left_to_the_workers(own_modules: Any, function: str) -> None:
+    check_reachable({"function": function})

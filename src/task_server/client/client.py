@@ -13,7 +13,7 @@ from task_server.client.batch import Batch
 from task_server.client.caller import BatchOrder, Caller
 from task_server.client.environments import Preparation, order_body
 from task_server.client.estimate import Estimate
-from task_server.client.functions import Target, callable_target, named
+from task_server.client.functions import Target, callable_target, check_reachable, named
 from task_server.client.future import Future
 from task_server.client.http import HttpTransport, Transport
 from task_server.client.options import Options, merged
@@ -242,17 +242,28 @@ class Client:
         if callable(function):
             return self._call_of(self._by_callable(function)), kwargs
         package, version = kwargs.pop("package", None), kwargs.pop("version", None)
-        return self._call_of(named(function, package, version)), kwargs
+        return self._call_of(self._by_name(function, package, version)), kwargs
 
     def _with_package(
         self, function: Function, package: str | list[str] | None, version: str | None
     ) -> Call:
         if not callable(function):
-            return self._call_of(named(function, package, version))
+            return self._call_of(self._by_name(function, package, version))
         client = self
         if package is not None or version is not None:
             client = self.options(package=package, version=version)
         return client._call_of(client._by_callable(function))
+
+    def _by_name(
+        self,
+        function: str | Mapping[str, Any],
+        package: str | list[str] | None,
+        version: str | None,
+    ) -> Target:
+        target = named(function, package, version)
+        if "package" not in target.fields and self._options.keys().isdisjoint(_NAME_PACKAGES):
+            check_reachable(target.fields)
+        return target
 
     def _by_callable(self, function: Callable[..., Any]) -> Target:
         has_packages = not self._options.keys().isdisjoint(_NAME_PACKAGES)

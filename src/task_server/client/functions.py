@@ -9,6 +9,7 @@ carried along as far as a function refers to them, not only the module that it s
 from __future__ import annotations
 
 import functools
+import importlib.util
 import pickle
 import site
 import sys
@@ -62,6 +63,31 @@ def named(
     return Target(fields, str(fields["function"]))
 
 
+def check_reachable(fields: Mapping[str, Any]) -> None:
+    """Raise TaskServerError for a name in the user's own code, which no worker can import."""
+    module = fields.get("module") or str(fields["function"]).rpartition(":")[0]
+    root = str(module).partition(".")[0]
+    if root and not is_standard(root) and _lies_here(root):
+        name = str(fields["function"]).rpartition(":")[2]
+        raise TaskServerError(
+            f"{root} is code of your own, which workers do not have; either pass the function"
+            f" itself, as client.submit({name}, ...), and it is sent along, or upload the project"
+            ' and name it: package = client.upload("PATH"), then package=package'
+        )
+
+
+def _lies_here(root: str) -> bool:
+    if root == "__main__":
+        return True
+    try:
+        spec = importlib.util.find_spec(root)
+    except (ImportError, ValueError):
+        return False
+    places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+    found = [place for place in places if place and place not in ("built-in", "frozen")]
+    return bool(found) and not any(_is_installed(place) for place in found)
+
+
 def callable_target(function: Callable[..., Any], *, packages: bool) -> Target:
     """How a callable travels; `packages` says whether any package was named for the call.
 
@@ -112,7 +138,8 @@ def _installed(module: str, name: str, *, packages: bool) -> Target:
     if not packages:
         raise TaskServerError(
             f"{module}:{name} comes from an installed package, which the worker must install too;"
-            f" name it: client.options(package=...).submit({name}, ...)"
+            f" name it: client.options(package=...).submit({name}, ...); if no index has it, upload"
+            ' it first: client.upload("PATH"), or task-server packages upload'
         )
     return Target({"function": f"{module}:{name}"}, f"{module}:{name}")
 

@@ -152,6 +152,14 @@ def _other_python(match: re.Match[str], _text: str) -> str:
     return f"{package} needs Python {needed}; this environment has {match.group('python')}"
 
 
+def _needs_python(match: re.Match[str], _text: str) -> str:
+    return f"{match.group('name')} needs Python {match.group('needed')}: ask for another `python`"
+
+
+def _unreadable(match: re.Match[str], _text: str) -> str:
+    return f"'{match.group('name')}' has a wheel that cannot be read"
+
+
 def _no_wheel(match: re.Match[str], _text: str) -> str:
     return (
         f"'{match.group(1)}' has no wheel that fits: "
@@ -203,6 +211,11 @@ _RULES: Sequence[_Rule] = (
         ),
         _other_python,
     ),
+    _Rule(
+        _words(r"Because (?P<name>[\w.-]+)\S* requires Python (?P<needed>\S+) and only"),
+        _needs_python,
+    ),
+    _Rule(_words(r"(?P<name>[\w.-]+)==\S+ has an invalid package format"), _unreadable),
     _Rule(_words(r"Wheels are required for `([^`]+)`"), _no_wheel),
     _Rule(_words(r"(?:all versions of )?([\w.-]+)\S* has no (?:usable )?wheels"), _no_wheel),
     _Rule(_words(r"requirements are unsatisfiable|are incompatible"), _conflict),
