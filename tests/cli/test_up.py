@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
+from task_server.cli import up as up_module
 from task_server.client.http import HttpTransport
 from task_server.client.profile import read_profile
 from task_server.client.requests import Request
 from task_server.errors import ServerUnreachable
+from task_server.settings import ServerSettings
 
 pytestmark = pytest.mark.e2e
 
@@ -159,3 +161,18 @@ def test_nothing_outlives_up(start: Start) -> None:
     up.process.kill()
 
     until(lambda: set(up.events()[1:]) == {"worker drained", "server stopped"})
+
+
+def test_a_private_index_is_on_no_command_line_and_known_to_both(tmp_path: Path) -> None:
+    settings = ServerSettings(
+        data=tmp_path,
+        private_index="https://me:secret-word@index.example/simple/",
+        private_packages="acme-*",
+    )
+
+    assert "secret-word" not in " ".join(up_module._serve_command(settings))
+    assert up_module._private(settings) == {
+        "TASK_SERVER_PRIVATE_INDEX": settings.private_index,
+        "TASK_SERVER_PRIVATE_PACKAGES": "acme-*",
+    }
+    assert up_module._private(ServerSettings(data=tmp_path)) == {}

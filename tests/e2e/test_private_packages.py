@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from task_server.errors import Conflict
+from task_server.client.client import Client
+from task_server.client.profile import read_profile
+from task_server.errors import Conflict, NotAllowed
 from tests.e2e.processes import COMMAND, Place, clean_environ, place
 from tests.environments.small_index import SmallIndex, small_index, wheel
 
@@ -153,3 +155,28 @@ def test_a_script_and_a_requirements_file_say_what_to_install(here: Place, tmp_p
     assert (by_file.returncode, by_file.stdout) == (0, '"a stranger"\n'), by_file.stderr
     assert '"is_changed": false' in refreshed.stdout, refreshed.stderr
     assert nothing.returncode == 2 and "--requirements" in nothing.stderr
+
+
+def test_what_an_allowed_package_needs_comes_along_with_up(
+    tmp_path_factory: pytest.TempPathFactory, index: SmallIndex
+) -> None:
+    index.files["needy-1.0-py3-none-any.whl"] = wheel(
+        "needy", "1.0", {}, metadata="Requires-Dist: acme-tools\n"
+    )
+    with place(tmp_path_factory) as here:
+        profile = here.folder / "profile.json"
+        environ = index.environ(here.folder / "cache") | {
+            "TASK_SERVER_ALLOWED_PACKAGES": "needy",
+            "TASK_SERVER_PROFILE": str(profile),
+        }
+        options = ["--port", "0", "--slots", "1", "--ballast-bytes", "1048576"]
+        up = here.run([*COMMAND, "up", *options, "--data", str(here.data)], "up", environ)
+        up.waits_for("ready on")
+        known = read_profile(profile)
+        assert known is not None
+
+        with Client(known.url, known.token) as client:
+            with pytest.raises(NotAllowed):
+                client.submit("acme_tools:name", package="acme-tools")
+            assert client.call("acme_tools:name", package="needy") == "a stranger"
+        assert up.stop(30) == 0

@@ -45,6 +45,11 @@ def up(settings: ServerSettings, slots: int | None) -> int:
     return asyncio.run(_Up(settings, slots).run())
 
 
+_PRIVATE = ("private_index", "private_packages")
+_SERVERS_POLICY = {"TASK_SERVER_ALLOWED_PACKAGES": ""}
+"""What tasks may name says the server; what those need, its own worker installs."""
+
+
 class _Up:
     """The two processes and what is known of them."""
 
@@ -53,7 +58,7 @@ class _Up:
         self._slots = slots
         self._name = socket.gethostname()
         self._stop = asyncio.Event()
-        self._server = _Child("server", _serve_command(settings), {})
+        self._server = _Child("server", _serve_command(settings), _private(settings))
         self._worker: _Child | None = None
         self._url = ""
 
@@ -76,7 +81,8 @@ class _Up:
         # From now on a restarted server must be found where this one was.
         self._server.command = _serve_command(self._settings, port=int(url.rpartition(":")[2]))
         token, worker_token = await asyncio.to_thread(self._tokens)
-        self._worker = _Child("worker", self._worker_command(), _with_token(worker_token))
+        environ = {**_with_token(worker_token), **_private(self._settings), **_SERVERS_POLICY}
+        self._worker = _Child("worker", self._worker_command(), environ)
         transport = HttpTransport(url, token)
         before = await asyncio.to_thread(_live_workers, transport)
         await self._worker.start()
@@ -240,9 +246,16 @@ def _serve_command(settings: ServerSettings, port: int | None = None) -> list[st
     values["port"] = settings.port if port is None else port
     command = ["serve"]
     for name, setting in settings_of(ServerSettings).items():
-        if values[name] is not None:
+        if values[name] is not None and name not in _PRIVATE:
             command += [setting.option, str(values[name])]
     return command
+
+
+def _private(settings: ServerSettings) -> dict[str, str]:
+    """The private index, whose URL may hold a password, for server and worker alike."""
+    known = settings_of(ServerSettings)
+    given = {name: getattr(settings, name) for name in _PRIVATE}
+    return {known[name].variable: value for name, value in given.items() if value is not None}
 
 
 def _with_token(token: str | None) -> dict[str, str]:
