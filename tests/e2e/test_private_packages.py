@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from task_server.client import requests
 from task_server.client.client import Client
 from task_server.client.profile import read_profile
-from task_server.errors import Conflict, NotAllowed
-from tests.e2e.processes import COMMAND, Place, clean_environ, place
+from task_server.errors import Conflict, NotAllowed, TaskFailed
+from tests.e2e.processes import COMMAND, Place, clean_environ, place, until
 from tests.environments.small_index import SmallIndex, small_index, wheel
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
@@ -180,3 +181,23 @@ def test_what_an_allowed_package_needs_comes_along_with_up(
                 client.submit("acme_tools:name", package="acme-tools")
             assert client.call("acme_tools:name", package="needy") == "a stranger"
         assert up.stop(30) == 0
+
+
+def test_a_lock_whose_wheel_was_removed_is_not_made_up_from_the_public_index(
+    tmp_path_factory: pytest.TempPathFactory, index: SmallIndex, tmp_path: Path
+) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(tools("1.0", "mine"))
+    with place(tmp_path_factory) as here:
+        here.serve(environ=index.environ(here.folder / "cache of server"))
+        with here.client() as client:
+            client.upload(path)
+            future = client.submit("acme_tools:name", package="acme-tools")
+            until(lambda: future.status().phase == "waiting", 20, "its versions are chosen")
+            client.session.send(requests.remove_package("acme-tools", None))
+            here.worker(environ=index.environ(here.folder / "cache of worker"))
+
+            with pytest.raises(TaskFailed, match=r"acme-tools 1\.0 was uploaded .* and removed"):
+                future.result(timeout=60)
+
+            assert client.call("acme_tools:name", package="acme-tools") == "a stranger"

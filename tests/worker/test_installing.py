@@ -108,8 +108,10 @@ async def test_an_uploaded_wheel_that_is_gone_is_not_taken_from_the_index(
     async def nothing(pins: Sequence[Pin]) -> Mapping[str, Path]:
         return {}
 
-    with pytest.raises(BuildFailed, match="'greet' was not found"):
+    with pytest.raises(BuildFailed, match=r"greet 1\.0 was uploaded to the server, and removed"):
         await build(pin(public, "greet", UPLOADED), fetch_wheels=nothing)
+
+    assert public.requests == 0
 
 
 async def test_what_is_mapped_to_the_private_index_comes_from_there(

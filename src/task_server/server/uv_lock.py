@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,10 +32,6 @@ log = logging.getLogger(__name__)
 LOCK_SECONDS = 120.0
 
 _ROUNDS = 20
-_checked: set[str] = set()
-"""Programs whose version was found right."""
-_undated: set[str] = set()
-"""Indexes that do not tell when files were uploaded."""
 
 
 class LockFailed(Exception):
@@ -68,6 +64,16 @@ class Rules:
 _NO_RULES = Rules()
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out about the surroundings, and holds for the next locks too."""
+
+    checked: set[str] = field(default_factory=set)
+    """Programs whose version was found right."""
+    undated: set[str] = field(default_factory=set)
+    """Indexes that do not tell when files were uploaded."""
+
+
 async def lock(
     request: EnvironmentRequest,
     *,
@@ -78,12 +84,14 @@ async def lock(
     environ: Mapping[str, str] | None = None,
     index: str | None = None,
     now: Callable[[], float] = time.time,
+    known: Known | None = None,
 ) -> Lock:
     """The newest versions with wheels that fit `request`, for Linux, macOS and Windows.
 
     A name of `uploads` comes from there alone. `uv` is looked for beside this Python first.
     `environ` (None: this process's) is filtered before uv sees it; `now` gives Unix seconds, for
-    the cool-down. Raises LockFailed; the first line of its message names the cause.
+    the cool-down; `known` remembers from lock to lock. Raises LockFailed; the first line of its
+    message names the cause.
     """
     if not request.requirements:
         return empty_lock(request.python)
@@ -91,7 +99,7 @@ async def lock(
         folder = Path(name)
         place = await asyncio.to_thread(_write, folder, request, uploads)
         visible = uv_text.compile_environment(os.environ if environ is None else environ, folder)
-        resolver = _Resolver(_program(uv), folder, visible, timeout_seconds)
+        resolver = _Resolver(_program(uv), folder, visible, timeout_seconds, known or Known())
         await resolver.check_version()
         resolver.use(request, rules, index, uploads=uploads, place=place)
         output = await resolver.output(now())
@@ -105,8 +113,14 @@ class _Resolver:
     """Runs uv until its answer keeps the rules."""
 
     def __init__(
-        self, program: str, folder: Path, environ: dict[str, str], timeout_seconds: float
+        self,
+        program: str,
+        folder: Path,
+        environ: dict[str, str],
+        timeout_seconds: float,
+        known: Known,
     ) -> None:
+        self._known = known
         self._program = program
         self._folder = folder
         self._environ = environ
@@ -118,11 +132,11 @@ class _Resolver:
 
     async def check_version(self) -> None:
         """Raise LockFailed for a uv that is too old."""
-        if self._program not in _checked:
+        if self._program not in self._known.checked:
             wrong = uv_text.too_old(await self._run(uv_text.version_command(self._program)))
             if wrong:
                 raise LockFailed(wrong, is_retryable=False)
-            _checked.add(self._program)
+            self._known.checked.add(self._program)
 
     def use(
         self,
@@ -150,7 +164,7 @@ class _Resolver:
         """What uv resolved. Raises LockFailed."""
         seconds = self._rules.cool_down_seconds
         place = self._index or self._environ.get("UV_DEFAULT_INDEX", "")
-        if not seconds or place in _undated:
+        if not seconds or place in self._known.undated:
             return await self._resolve(None)
         moment = datetime.fromtimestamp(now - seconds, UTC).isoformat(timespec="seconds")
         for _ in range(_ROUNDS):
@@ -175,7 +189,7 @@ class _Resolver:
         """Resolve without a cool-down if that failed for want of times, else say what failed."""
         if undated(error.output):
             output = await self._resolve(None)
-            _undated.add(place)
+            self._known.undated.add(place)
             log.warning("the package index does not tell upload times: there is no cool-down")
             return output
         for name, version in too_young(error.output):

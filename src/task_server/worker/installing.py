@@ -10,6 +10,7 @@ from typing import Final, TypeVar
 
 from task_server.environments import uv as uv_text
 from task_server.environments.lock import PRIVATE, UPLOADED, Lock, Pin
+from task_server.environments.wheels import named
 from task_server.policy import EVERYTHING, Policy, PrivateIndex
 
 T = TypeVar("T")
@@ -170,6 +171,11 @@ class Installer:
 
     async def _install_uploaded(self, lock: Lock, place: Place) -> None:
         fetched = await self._fetch_wheels(lock.pins) if self._fetch_wheels else {}
+        there = {named(filename)[0] for filename in fetched}
+        for pin in lock.pins:
+            if pin.name not in there:
+                message = f"{pin.name} {pin.version} was uploaded to the server, and removed since"
+                raise BuildFailed(message, is_retryable=False)
         folder = place.folder / "wheels"
         await asyncio.to_thread(_lay_out, fetched, folder)
         environ = uv_text.without_places(self._environ)

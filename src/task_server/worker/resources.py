@@ -85,12 +85,17 @@ class Resources:
                 await asyncio.sleep(1.0)
 
     async def wheels(self, pins: Sequence[Pin]) -> dict[str, Path]:
-        """File name and file of each uploaded wheel that these pins stand for."""
+        """File name and file of each uploaded wheel that these pins stand for.
+
+        One that was removed from the server is left out.
+        """
         found = {}
         for pin in pins:
             reply = await self._transport.request(
                 "GET", f"/v1/packages/simple/{pin.name}/", headers={"Accept": _SIMPLE}
             )
+            if reply.status == 404:
+                continue
             if reply.status != 200:
                 raise refusal(reply)
             for file in msgspec.json.decode(reply.body, type=_Project).files:

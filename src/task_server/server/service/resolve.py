@@ -6,7 +6,7 @@ from task_server.environments.lock import Lock
 from task_server.environments.requirements import EnvironmentRequest
 from task_server.environments.uploads import Uploaded
 from task_server.policy import PrivateIndex, parse_patterns
-from task_server.server.uv_lock import Rules, lock
+from task_server.server.uv_lock import Known, Rules, lock
 from task_server.settings import ServerSettings
 from task_server.store.contract import Store
 
@@ -16,6 +16,7 @@ class Resolver:
 
     def __init__(self, store: Store, settings: ServerSettings) -> None:
         self._store = store
+        self._known = Known()
         self._rules = Rules(
             settings.cool_down_seconds,
             parse_patterns(settings.young_packages),
@@ -25,7 +26,8 @@ class Resolver:
 
     async def resolve(self, request: EnvironmentRequest) -> Lock:
         """The lock of a request. Raises LockFailed."""
-        return await lock(request, uploads=await self._uploads(request), rules=self._rules)
+        uploads = await self._uploads(request)
+        return await lock(request, uploads=uploads, rules=self._rules, known=self._known)
 
     async def _uploads(self, request: EnvironmentRequest) -> list[Uploaded]:
         owner = request.uploads.partition(" ")[0]
