@@ -12,6 +12,8 @@ from task_server.store.blobs import name_of
 from task_server.store.blobs.directory import DirectoryBlobs
 from task_server.store.sqlite.backup import Saved, backup
 from task_server.store.sqlite.check import check
+from task_server.store.sqlite.connection import open_writer
+from task_server.store.sqlite.migrate import SCRIPTS, version_of
 from task_server.store.sqlite.store import SqliteStore
 from tests.store.sqlite.world import SqliteWorld
 from tests.store.world import (
@@ -377,3 +379,17 @@ async def test_a_backup_beside_the_log_of_what_it_replaces_is_refused(world: Sql
         (folder / name).unlink()
     store = SqliteStore(folder / "tasks.db", clock=world.clock)
     await store.close()
+
+
+def test_a_database_is_copied_before_it_is_upgraded(tmp_path: Path) -> None:
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    first = SCRIPTS / "0001_first.sql"
+    (scripts / "0001_first.sql").write_text(first.read_text())
+    open_writer(tmp_path / "old.db", scripts=scripts).close()
+
+    backup(tmp_path / "old.db", tmp_path / "copy.db", blobs=tmp_path / "blobs", copies_blobs=True)
+
+    connection = sqlite3.connect(tmp_path / "copy.db")
+    assert version_of(connection) == 1
+    connection.close()

@@ -15,6 +15,7 @@ from task_server.store.sqlite.connection import open_writer
 from task_server.store.sqlite.migrate import newest_version
 from task_server.store.states import Encoding
 from tests.store.sqlite.world import SqliteWorld
+from tests.store.test_packages import package
 from tests.store.world import SPEC, batch, crashed, failed, new_task, spec, succeeded
 
 
@@ -194,6 +195,16 @@ async def test_an_older_database_is_to_be_upgraded_first(path: Path, world: Sqli
 
 
 # ---- blobs
+
+
+async def test_the_content_of_uploaded_wheels_is_looked_for(world: SqliteWorld) -> None:
+    wheel = package(world)
+    await world.store.add_package(wheel, began=world.clock.now)
+    path = world.store.path
+
+    told = [each for each in check(path, path.parent / "blobs") if "blob" in each.what]
+
+    assert [(each.count, each.example) for each in told] == [(1, wheel.digest)]
 
 
 async def test_blobs_that_tasks_need_are_looked_for(world: SqliteWorld) -> None:

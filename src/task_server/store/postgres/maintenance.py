@@ -15,7 +15,14 @@ from task_server.store.postgres.connection import (
     unusable,
 )
 from task_server.store.postgres.migrate import migrate, newest_version, version_of
-from task_server.store.records.checks import CHECKS, Finding, fault, missing, needed_blobs
+from task_server.store.records.checks import (
+    CHECKS,
+    Finding,
+    fault,
+    missing,
+    needed_blobs,
+    wheels,
+)
 from task_server.store.rows import Upgrade
 
 _FAILED = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
@@ -41,7 +48,7 @@ async def check(url: str, blobs: Path | None) -> list[Finding]:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             rows = PgRows(connection)
             found = [await fault(rows, what) for what in CHECKS]
-            needed = await needed_blobs(rows) if blobs is not None else set()
+            needed = await needed_blobs(rows) | await wheels(rows) if blobs is not None else set()
     except _FAILED as error:
         raise unusable(url, error) from error
     finally:

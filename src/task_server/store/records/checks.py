@@ -140,6 +140,11 @@ async def fault(rows: Rows, what: str) -> Finding | None:
     return Finding(what, count, to_text(identifier) if is_id else f"number {number}")
 
 
+async def wheels(rows: Rows) -> set[str]:
+    """The blobs of uploaded wheels."""
+    return {name for (name,) in await rows.fetch("SELECT DISTINCT digest FROM packages")}
+
+
 async def needed_blobs(rows: Rows) -> set[str]:
     """The blobs that tasks cannot do without: arguments and functions of those that have not ended,
     answers of those that have."""

@@ -9,11 +9,21 @@ import sqlite3
 from pathlib import Path
 
 from task_server.errors import DatabaseUnusable
-from task_server.store.records.checks import CHECKS, Finding, fault, missing, needed_blobs
+from task_server.store.records.checks import (
+    CHECKS,
+    Finding,
+    fault,
+    missing,
+    needed_blobs,
+    wheels,
+)
 from task_server.store.records.sql import finish_now
 from task_server.store.sqlite.connection import looking_at
 from task_server.store.sqlite.migrate import check_version, newest_version, version_of
 from task_server.store.sqlite.rows import SqliteRows
+
+WHEELS_SINCE = 2
+"""Version of the tables."""
 
 MAXIMUM_MESSAGES = 100
 """What SQLite is asked to tell of a damaged file."""
@@ -91,5 +101,8 @@ def missing_blobs(connection: sqlite3.Connection, folder: Path | None) -> list[F
 
 
 def blobs_of(connection: sqlite3.Connection) -> set[str]:
-    """The blobs that tasks cannot do without."""
-    return finish_now(needed_blobs(SqliteRows(connection)))
+    """The blobs that tasks and uploaded wheels cannot do without."""
+    needed = finish_now(needed_blobs(SqliteRows(connection)))
+    if version_of(connection) < WHEELS_SINCE:  # copied before an upgrade
+        return needed
+    return needed | finish_now(wheels(SqliteRows(connection)))
