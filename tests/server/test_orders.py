@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from task_server.environments.lock import Lock, Pin, empty_lock
-from task_server.server.upkeep import lock as lock_upkeep
+from task_server.server.service import resolve
 from task_server.server.uv_lock import LockFailed
 from tests.server.asgi import App, Reply, application
 from tests.server.working import Worker, joined
@@ -26,7 +26,7 @@ async def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
             raise LockFailed("'absent' was not found in the package index", is_retryable=False)
         return Lock(request.python, GREET.pins)
 
-    monkeypatch.setattr(lock_upkeep, "lock", lock)
+    monkeypatch.setattr(resolve, "lock", lock)
     async with application(tmp_path) as running:
         yield running
 

@@ -237,6 +237,25 @@ async def test_an_uploaded_name_is_never_looked_for_in_the_public_index(
         assert view["error"]["message"].startswith("no version of greet matches ==9.0")
 
 
+async def test_what_is_prepared_for_an_owner_has_their_uploads(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_index() as index:
+        index.add("greet", "9.0", {"greet.py": ""})
+        for name, value in index.environ(tmp_path / "cache").items():
+            monkeypatch.setenv(name, value)
+        await upload(app)
+
+        query, body = "/v1/environments?until=locked&wait=20", {"package": "greet"}
+        own = (await app.ask("POST", query, body)).json
+        others = (await app.ask("POST", query, body, token="other")).json
+
+        assert own["requirements"] == others["requirements"] == ["greet"]
+        for prepared, version in ((own, "1.0"), (others, "9.0")):
+            found = await app.ask("GET", f"/v1/environments/{prepared['environment']}")
+            assert found.json["versions"] == {"greet": version}
+
+
 async def test_what_another_server_changed_is_known_before_it_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -274,3 +293,7 @@ async def test_a_package_that_is_not_allowed_is_refused_at_submit(tmp_path: Path
         good = {"function": "acme:name", "package": "Acme_Good>=1"}
         assert (await app.ask("POST", "/v1/tasks", good)).status == 202
         assert (await app.ask("POST", "/v1/tasks", {"function": "math:sqrt"})).status == 202
+
+        ahead = {"package": ["numpy", "greet"]}
+        reply = await app.refused(403, "POST", "/v1/environments", ahead)
+        assert reply.code == "package_not_allowed"

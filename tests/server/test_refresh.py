@@ -73,6 +73,24 @@ async def test_a_lock_is_kept_until_it_is_refreshed_and_older_tasks_keep_it(
     assert not again["is_changed"] and again["previous"] == refreshed["digest"]
 
 
+async def test_what_is_prepared_is_what_tasks_get_after_a_refresh(
+    app: App, index: SmallIndex
+) -> None:
+    query, body = "/v1/environments?until=locked&wait=20", {"package": "greet"}
+    first = (await app.ask("POST", query, body)).json["environment"]
+    index.add("greet", "2.0", {"greet.py": ""})
+
+    refreshed = (await app.ask("POST", "/v1/environments/refresh", body)).json
+
+    assert refreshed["previous"] == first and refreshed["is_changed"]
+    assert (await app.ask("POST", query, body)).json["environment"] == refreshed["digest"]
+    shown = (await app.ask("GET", "/v1/environments")).json["environments"]
+    asked = {each["environment"]: each["requirements"] for each in shown}
+    assert asked[first] == asked[refreshed["digest"]] == [["greet"]]
+    wanted = {each["environment"] for each in shown if each["wanted_until"]}
+    assert wanted == {refreshed["digest"]}
+
+
 async def test_a_refresh_that_fails_leaves_the_lock_as_it_is(app: App, index: SmallIndex) -> None:
     first = (await view(app, await submit(app, package="greet")))["environment"]
     index.files = {}

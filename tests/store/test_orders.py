@@ -105,6 +105,22 @@ async def test_an_order_ends_in_its_time_or_when_it_is_taken_back(world: World) 
     assert await world.store.orders(START) == []
 
 
+async def test_an_order_is_for_the_lock_that_was_refreshed(world: World) -> None:
+    await ordered(world)
+    await world.store.lock_failed(TEXT, "no such package")
+    new = "b" * 64
+
+    await world.store.refresh(
+        TEXT, environment=new, python="3.11", lock="# python 3.11\n", now=START
+    )
+
+    [row] = await world.store.orders(START)
+    assert (row.environment, row.error) == (new, None)
+    assert await world.store.take_back([DIGEST]) == 0
+    assert await world.store.take_back([new]) == 1
+    assert await world.store.orders(START) == []
+
+
 async def test_a_request_stays_as_long_as_it_is_ordered(world: World) -> None:
     row = await ordered(world)
     await lock(world)

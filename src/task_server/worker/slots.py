@@ -194,9 +194,7 @@ class Slots:
         confinement = None
         if self._sandbox is not None:
             confinement = self._sandbox.confine(spec, self._sandbox.limits_for(limits))
-        return Runner.start(
-            spec, on_outcomes=on_outcomes, on_exit=on_exit, confinement=confinement
-        )
+        return Runner.start(spec, on_outcomes=on_outcomes, on_exit=on_exit, confinement=confinement)
 
     def _child(self, interpreter: Path) -> Path:
         binary = interpreter.resolve()
@@ -214,13 +212,14 @@ class Slots:
         if any(found.digest == environment for _, found in self._attempts.values()):
             return False
         for slot in self._slots:
-            if slot.runner is not None and slot.key is not None and slot.key[1] == environment:
+            key = slot.key
+            if slot.runner is not None and key is not None and key.environment == environment:
                 self._close(slot.runner)
                 slot.runner, slot.key = None, None
-        for key, runner in self._spare:
-            if key[1] == environment:
+        for found, runner in self._spare:
+            if found.environment == environment:
                 self._close(runner)
-        self._spare = [each for each in self._spare if each[0][1] != environment]
+        self._spare = [each for each in self._spare if each[0].environment != environment]
         return True
 
     # ---- what comes back

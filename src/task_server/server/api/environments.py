@@ -86,7 +86,7 @@ async def post(state: State, call: Call) -> Reply:
     if until not in ("locked", "over"):
         raise Invalid("until is `locked` or `over`", field="until")
     asked = await _read(state, call, _wanted)
-    request = await environments.want(state, asked)
+    request = await environments.want(state, asked, owner=call.caller.owner)
     found = await _until(
         state,
         lambda: environments.progress_of(state, request, asked.labels),

@@ -9,14 +9,11 @@ from datetime import datetime
 from msgspec import Struct
 
 from task_server.environments.lock import empty_lock
-from task_server.environments.requirements import (
-    BadRequirement,
-    EnvironmentRequest,
-    check_python,
-    parse_request,
-)
+from task_server.environments.requirements import EnvironmentRequest
 from task_server.errors import Invalid, NotFound
+from task_server.protocol.tasks import Task
 from task_server.server.service.estimate import live_sessions
+from task_server.server.service.installs import read_installs
 from task_server.server.service.orders import concerns
 from task_server.server.service.pythons import check_python_is_somewhere
 from task_server.server.service.views import moment
@@ -89,10 +86,13 @@ class Progress(Struct, kw_only=True):
         return self.state in _ENDED
 
 
-async def want(state: State, asked: Wanted) -> str:
-    """Order an environment; gives the text of its request. Raises Invalid, NotFound."""
+async def want(state: State, asked: Wanted, *, owner: int) -> str:
+    """Order what tasks of an owner get; gives the text of its request.
+
+    Raises Invalid, NotAllowed, NotFound.
+    """
     _check(asked)
-    request, environment = await _request(state, asked)
+    request, environment = await _request(state, asked, owner)
     await check_python_is_somewhere(state, request.python)
     now = state.clock()
     if len(await state.store.orders(now)) >= MAXIMUM_ORDERS:
@@ -112,7 +112,9 @@ async def want(state: State, asked: Wanted) -> str:
     return text
 
 
-async def _request(state: State, asked: Wanted) -> tuple[EnvironmentRequest, str | None]:
+async def _request(
+    state: State, asked: Wanted, owner: int
+) -> tuple[EnvironmentRequest, str | None]:
     """What is to be locked, and the digest of its lock if that is known."""
     if asked.environment is not None:
         if asked.package or asked.version or asked.python:
@@ -121,12 +123,14 @@ async def _request(state: State, asked: Wanted) -> tuple[EnvironmentRequest, str
         if found is None:
             raise NotFound("there is no environment of that digest")
         return EnvironmentRequest((), found[0]), asked.environment
-    try:
-        python = check_python(asked.python or state.default_python)
-        request = parse_request(asked.package, asked.version, python=python).environment
-    except BadRequirement as error:
-        raise Invalid(error.message, field=error.field) from None
-    return request, None if request.requirements else empty_lock(python).digest
+    installs = read_installs(
+        Task(package=asked.package, version=asked.version, python=asked.python),
+        default_python=state.default_python,
+        uploads=await state.uploads.of(owner),
+        policy=state.policy,
+    )
+    request = installs.requested.environment
+    return request, None if request.requirements else empty_lock(request.python).digest
 
 
 def _check(asked: Wanted) -> None:

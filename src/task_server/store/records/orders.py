@@ -36,7 +36,7 @@ class OrderRow(Struct, frozen=True, kw_only=True):
     until: float
     python: str
     environment: str | None
-    """None: its lock is not there yet, or could not be made."""
+    """What tasks get that ask for the same. None: its lock is not there, or could not be made."""
     error: str | None
     """Why the lock could not be made."""
     waits_for: str | None
@@ -80,9 +80,11 @@ async def listed(rows: Rows, now: float) -> list[OrderRow]:
     """What is wanted now, oldest first."""
     found = await rows.fetch(
         "SELECT o.number, o.round, o.request, o.labels, o.modules, o.asked_at, o.until,"
-        " r.python, r.environment, CASE WHEN r.state = 2 THEN r.error END,"
-        " CASE WHEN r.state = 0 THEN r.error END"
+        " r.python, coalesce(f.environment, r.environment),"
+        " CASE WHEN r.state = 2 AND f.environment IS NULL THEN r.error END,"
+        " CASE WHEN r.state = 0 AND f.environment IS NULL THEN r.error END"
         " FROM environment_orders o LEFT JOIN environment_requests r ON r.text = o.request"
+        " LEFT JOIN refreshes f ON f.request = o.request"
         " WHERE o.until > ? ORDER BY o.number",
         now,
     )
@@ -121,7 +123,13 @@ async def take_back(rows: Rows, environments: Collection[str]) -> int:
     return await execute_in(
         rows,
         "DELETE FROM environment_orders WHERE request IN"
-        " (SELECT text FROM environment_requests WHERE environment IN ({keys}))",
+        " (SELECT text FROM environment_requests WHERE environment IN ({keys}))"
+        " AND request NOT IN (SELECT request FROM refreshes)",
+        environments,
+    ) + await execute_in(
+        rows,
+        "DELETE FROM environment_orders WHERE request IN"
+        " (SELECT request FROM refreshes WHERE environment IN ({keys}))",
         environments,
     )
 
@@ -165,7 +173,7 @@ async def environments(rows: Rows, limit: int) -> list[EnvironmentRow]:
     requests: dict[str, list[str]] = {digest: [] for digest, _, _ in found}
     for text, environment in await rows.fetch(
         "SELECT text, environment FROM environment_requests WHERE environment IS NOT NULL"
-        " ORDER BY request"
+        " UNION SELECT request, environment FROM refreshes ORDER BY text"
     ):
         if environment in requests:
             requests[environment].append(text)
