@@ -19,7 +19,7 @@ from bench.figures import Figure, Result, best_of, table
 from bench.processors import Shares, shares
 from bench.reference import PROCESSES, measure, reference
 from bench.scenarios import FULL, QUICK, SCENARIOS, Size, fill_cache, names, new_environments
-from task_server.settings import available_cpus
+from task_server.machine import available_cpus
 
 
 class Report(Struct, frozen=True):

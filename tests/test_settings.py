@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from task_server.machine import is_loopback
 from task_server.settings import (
     ServerSettings,
     WorkerSettings,
     checked,
     database_url_in,
-    is_loopback,
     labels_of,
     settings_of,
 )

@@ -6,8 +6,6 @@ A setting `lease_seconds` is the option `--lease-seconds` and the variable
 
 from __future__ import annotations
 
-import ipaddress
-import os
 import re
 import socket
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 import msgspec
 from msgspec import Meta, Struct, field
 
+from task_server.machine import available_cpus, is_loopback, state_directory
 from task_server.policy import Policy, PrivateIndex, parse_patterns
 
 KIB = 1024
@@ -25,31 +24,6 @@ GIB = 1024 * MIB
 DAY = 86400.0
 """Seconds."""
 _BUCKET = re.compile(r"s3://[A-Za-z0-9._-]{3,63}(/[^?#]*)?", re.ASCII)
-
-
-def state_directory() -> Path:
-    """Where data lies if nothing else is said: the system's folder for root, else the user's."""
-    if os.name == "posix" and os.geteuid() == 0:
-        return Path("/var/lib/task-server")
-    home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(home).expanduser() / "task-server"
-
-
-def available_cpus() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _described(text: str) -> Meta:

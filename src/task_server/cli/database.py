@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from task_server.cli.output import Format, Output, as_row, note, show_one, show_rows
-from task_server.settings import database_url_in, state_directory
+from task_server.machine import state_directory
+from task_server.settings import database_url_in
 
 app = typer.Typer(help="Upgrade, check and back up the database.", no_args_is_help=True)
 

@@ -11,6 +11,7 @@ from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router
 
 from task_server.errors import NotFound, RequestError, Unavailable, WrongHost
+from task_server.machine import is_loopback
 from task_server.server.access import Caller
 from task_server.server.http import (
     Call,
@@ -24,7 +25,6 @@ from task_server.server.http import (
     send_reply,
 )
 from task_server.server.state import State
-from task_server.settings import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,12 @@ import socket
 import uvicorn
 
 from task_server.errors import TaskServerError
+from task_server.machine import is_loopback
 from task_server.process import log_to_stderr, loop_factory
 from task_server.server.app import running
 from task_server.server.receipt import PunctualProtocol
 from task_server.server.state import State
-from task_server.settings import ServerSettings, is_loopback
+from task_server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import Struct
 
 from task_server.errors import TaskServerError
-from task_server.settings import WorkerSettings, is_loopback
+from task_server.machine import is_loopback
+from task_server.settings import WorkerSettings
 from task_server.worker.launch import compiled_child
 from task_server.worker.sandbox import cgroups, landlock, seccomp
 from task_server.worker.sandbox.layers import Layers
