@@ -63,13 +63,18 @@ def flipped_header(content: bytearray) -> None:
     content[0] ^= 1
 
 
+def page_of_rows(content: bytearray) -> int:
+    pages = (n for n in range(60, 200) if content[n * PAGE] == 13)
+    return next(n for n in pages if any(content[n * PAGE + 3 : n * PAGE + 5]))  # how many
+
+
 def flipped_page(content: bytearray) -> None:
-    page = next(n for n in range(60, 200) if content[n * PAGE] == 13)  # of rows
+    page = page_of_rows(content)
     content[page * PAGE] ^= 4
 
 
 def flipped_order(content: bytearray) -> None:
-    page = next(n for n in range(60, 200) if content[n * PAGE] == 13)
+    page = page_of_rows(content)
     content[page * PAGE + 8] ^= 8  # where its first row lies
 
 
