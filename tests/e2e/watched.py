@@ -18,6 +18,7 @@ from tests.e2e import system_calls
 from tests.e2e.processes import COMMAND, Place, Process, until
 from tests.e2e.system_calls import Call, parse
 from tests.e2e.wire import Connection
+from tests.folders import let_others_enter
 
 DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
 """Parameters of fixtures for places on either database."""
@@ -159,8 +160,8 @@ def watched_place(
 def place_in(folder: Path, *options: str, database: str | None = None) -> Iterator[WatchedPlace]:
     """A place in this folder."""
     # Runners may work under other uids, to which folders of this user's are closed.
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(0o755)
+    let_others_enter(folder)
+    folder.chmod(0o755)
     here = WatchedPlace(folder, *options, database=database)
     here.choose_port()
     try:

@@ -19,6 +19,7 @@ from task_server.worker.runners import Runner
 from task_server.worker.sandbox.choice import choose, wishes_of
 from task_server.worker.sandbox.limits import RunnerLimits
 from task_server.worker.sandbox.sandbox import Sandbox
+from tests.folders import let_others_enter
 
 WAIT_SECONDS = 20.0
 
@@ -54,8 +55,7 @@ def small(*, answer_bytes: int = 64 << 20, log_bytes: int = 1 << 20) -> CallLimi
 
 async def best_sandbox(folder: Path, *, shared: Path, highest: int = 4) -> Sandbox:
     """The best there is on this machine, with a folder where functions leave signs."""
-    for each in (folder, *folder.parents[:2]):
-        each.chmod(each.stat().st_mode | 0o011)
+    let_others_enter(folder)
     shared.mkdir(exist_ok=True)
     shared.chmod(0o777)
     settings = WorkerSettings(

@@ -20,6 +20,7 @@ from task_server.worker.sandbox.limits import Network
 from task_server.worker.sandbox.probes import HELD_BY, Examined, examine
 from task_server.worker.sandbox.sandbox import Policy, Sandbox
 from task_server.worker.sandbox.uids import Uids
+from tests.folders import let_others_enter
 
 
 def can_make_namespaces() -> bool:
@@ -43,8 +44,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A folder of a worker's that other users can enter."""
-    for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(each.stat().st_mode | 0o011)
+    let_others_enter(tmp_path)
     yield tmp_path
     assert list(tmp_path.glob("probe-*")) == []
 
