@@ -324,7 +324,7 @@ async def test_what_is_being_reported_counts_as_held(server: ScriptedServer, sta
     await start()
     lease = server.task("math:sqrt", 4)
     await server.until(lambda: any(each.get("reports") for each in server.exchanges))
-    refused: list[object] = []
+    refused: list[dict[str, Any]] = []
 
     def fail(asked: dict[str, Any]) -> web.Response | None:
         if asked.get("reports") or refused:
@@ -337,7 +337,8 @@ async def test_what_is_being_reported_counts_as_held(server: ScriptedServer, sta
 
     await server.until(lambda: refused and server.exchanges[-1] is not refused[0])
 
-    assert server.held(server.exchanges[-1]) == {lease}
+    after = server.exchanges[server.exchanges.index(refused[0]) + 1]
+    assert server.held(after) == {lease}
     server.takes_reports.set()
     assert [each["outcome"] for each in await server.reported(lease)] == ["succeeded"]
 

@@ -18,12 +18,18 @@ class Uids:
 
     def __init__(self, first: int, last: int) -> None:
         self._range = range(first, last + 1)
+        self._next = os.getpid() % len(self._range)
         self._held: dict[int, int] = {}
 
     def take(self) -> int:
-        """A uid that nobody else has. Raises NoUid."""
+        """A uid that nobody else has, and nobody had just now. Raises NoUid.
+
+        What ran under it may take a while to be gone from the kernel's count of its processes.
+        """
         LOCKS.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for uid in self._range:
+        for _ in self._range:
+            uid = self._range[self._next]
+            self._next = (self._next + 1) % len(self._range)
             if uid not in self._held and (lock := _hold(LOCKS / str(uid))) is not None:
                 self._held[uid] = lock
                 return uid
