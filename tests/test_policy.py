@@ -26,10 +26,10 @@ def test_what_is_denied_is_refused_even_if_it_is_allowed() -> None:
 
 
 def test_a_private_index_keeps_its_credentials_off_the_command_line() -> None:
-    private = PrivateIndex.read("https://me:s%40cret@index.example/simple/", "acme-*")
+    private = PrivateIndex.read("https://me:s%40cret@index.example/wheels/", "acme-*")
 
     assert private is not None
-    assert private.argument == "private=https://index.example/simple/"
+    assert private.argument == "private=https://index.example/wheels/"
     assert private.environ == {
         "UV_INDEX_PRIVATE_USERNAME": "me",
         "UV_INDEX_PRIVATE_PASSWORD": "s@cret",

@@ -166,7 +166,7 @@ def test_nothing_outlives_up(start: Start) -> None:
 def test_a_private_index_is_on_no_command_line_and_known_to_both(tmp_path: Path) -> None:
     settings = ServerSettings(
         data=tmp_path,
-        private_index="https://me:secret-word@index.example/simple/",
+        private_index="https://me:secret-word@index.example/wheels/",
         private_packages="acme-*",
     )
 
