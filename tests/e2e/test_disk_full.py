@@ -30,7 +30,7 @@ class FullPlace(Place):
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder, "--lease-seconds", "5", *options)
-        self.gate = folder / "gate"
+        self.gate = self.shared / "gate"
         """Tasks of `held` end once it is there."""
 
     def user(self) -> PlainClient:
