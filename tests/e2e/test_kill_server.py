@@ -30,13 +30,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 KILLS = 5
 """Of each round."""
-SOAK = os.environ.get("TASK_SERVER_KILL_ROUNDS")
+ROUNDS_OF_EACH = range(int(os.environ.get("TASK_SERVER_KILL_ROUNDS", "5")))
 ROUNDS = [
-    *(("sqlite", number) for number in range(int(SOAK or 5))),
-    *(
-        pytest.param("postgres", number, marks=pytest.mark.postgres)
-        for number in range(int(SOAK or 2))
-    ),
+    *(("sqlite", number) for number in ROUNDS_OF_EACH),
+    *(pytest.param("postgres", each, marks=pytest.mark.postgres) for each in ROUNDS_OF_EACH),
 ]
 LEASE_SECONDS = 5
 SEED = int(os.environ.get("TASK_SERVER_SEED", secrets.randbelow(2**32)))
