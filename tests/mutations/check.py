@@ -35,6 +35,7 @@ def mutate(guard: Guard, source: Path) -> None:
 def do_tests_fail(tests: str, guard: Guard | None) -> bool:
     """Whether these tests fail without the guard; None: with all of them."""
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # runners may be other users
         source = Path(folder) / SOURCE.name
         shutil.copytree(SOURCE, source, ignore=shutil.ignore_patterns("__pycache__"))
         if guard is not None:
