@@ -88,8 +88,11 @@ async def test_the_list_is_told_once_and_again_when_a_reply_may_be_lost(app: App
     await want(app)
     order = await told(worker)
 
-    assert "orders" not in await worker.exchange()
-    assert (await worker.exchange(held=[]))["orders"] == [order]
+    as_before = await worker.exchange()
+    assert "orders" not in as_before and as_before["prepare"] == []
+    again = await worker.exchange(held=[])
+    assert again["orders"] == [order]
+    assert again["prepare"] == [order["environment"]]
 
 
 async def test_a_parked_worker_is_woken(app: App) -> None:

@@ -201,6 +201,8 @@ class Exchanged(Struct, kw_only=True, omit_defaults=True):
     decisions: list[Decision] = []
     stop: list[Stop] = []
     give_back: list[str] = []
+    prepare: list[str] = []
+    """Digests of the environments of `orders`, for workers that know no more than that."""
     orders: list[Order] | None = None
     """All there are for this worker; None: as before."""
     drain: bool = False

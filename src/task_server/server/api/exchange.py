@@ -111,11 +111,15 @@ def _reply(
     state: State, asked: Exchange, result: ExchangeResult, orders: Sequence[Order] | None
 ) -> bytes:
     stop = [{"lease": lease, "why": why} for lease, why in result.stop]
-    return b'{"number":%d,"decisions":%s,"stop":%s,"give_back":[]%s,"drain":%s,"tasks":%s}' % (
+    prepare = b'"prepare":[]'
+    if orders is not None:
+        digests = list(dict.fromkeys(each.environment for each in orders if each.environment))
+        prepare = b'"prepare":%s,"orders":%s' % (encode(digests), encode(orders))
+    return b'{"number":%d,"decisions":%s,"stop":%s,"give_back":[],%s,"drain":%s,"tasks":%s}' % (
         asked.number,
         _decisions(asked.reports, result.decisions),
         encode(stop),
-        b"" if orders is None else b',"orders":' + encode(orders),
+        prepare,
         encode(result.drain),
         assignments.as_json(state, result.tasks),
     )
