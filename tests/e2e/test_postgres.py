@@ -114,6 +114,27 @@ def test_a_server_that_lost_its_number_stops(here: WatchedPlace, databases: Data
 # ---- two servers
 
 
+def test_a_batch_is_followed_at_another_server(here: WatchedPlace) -> None:
+    here.serve()
+    _, other = here.serve_also("other")
+    token = here.token("user")
+    client = PlainClient(here.url, token)
+    batch = client.ask("POST", "/v1/tasks", [{"function": "math:sqrt", "args": [4]}] * 5)["batch"]
+    headers = {"Authorization": f"Bearer {token}"}
+    request = urllib.request.Request(f"{other}/v1/batches/{batch}/events", headers=headers)
+
+    with urllib.request.urlopen(request, timeout=60) as stream:
+        told = []
+        for line in stream:
+            if line.startswith(b"data: "):
+                told.append(json.loads(line[6:]))
+                if len(told) == 1:
+                    here.worker()
+
+    assert told[0]["counts"]["queued"] == 5 and told[0]["progress"] == 0.0
+    assert told[-1]["counts"]["succeeded"] == 5 and told[-1]["progress"] == 1.0
+
+
 @pytest.mark.parametrize("place", ["there", "elsewhere"])
 def test_what_ends_at_one_server_is_told_at_the_other_at_once(
     here: WatchedPlace, place: str

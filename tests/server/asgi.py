@@ -8,7 +8,7 @@ import logging
 import re
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,31 @@ class App:
         reply = await self._send(_scope(method, target, given), [whole])
         assert _LEAKS.search(reply.body.decode()) is None, reply.body
         return reply
+
+    async def follow(
+        self,
+        target: str,
+        take: Callable[[bytes], None],
+        *,
+        headers: Iterable[tuple[str, str]] = (),
+        token: str = "user",
+    ) -> int:
+        """Have a reply's pieces taken as they come, until its end; gives its status."""
+        given = [*headers, ("host", "127.0.0.1")]
+        given.append(("authorization", f"Bearer {self.tokens[token]}"))
+        status = 0
+
+        async def receive() -> dict[str, Any]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: Any) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            take(message.get("body", b""))
+
+        await self.edge(_scope("GET", target, given), receive, send)
+        return status
 
     async def _send(self, scope: dict[str, Any], whole: list[bytes]) -> Reply:
         sent: list[dict[str, Any]] = []

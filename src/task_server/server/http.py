@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    MutableMapping,
+)
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -154,10 +161,26 @@ class Call:
         finally:
             gone.cancel()
 
+    async def stream(self, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        """The pieces of a reply, which ends when nobody listens any more."""
+        try:
+            while True:
+                piece = asyncio.ensure_future(_next(pieces))
+                found = await self.unless_gone(piece)
+                if found is None:
+                    return
+                yield found
+        finally:
+            await pieces.aclose()
+
     async def gone(self) -> None:
         """Wait until the caller has gone away."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(pieces, None)
 
 
 def _bounded(body: bytes, limit: int) -> bytes:
@@ -275,7 +298,7 @@ async def send_reply(send: Send, reply: Reply, *, with_body: bool = True) -> Non
     headers = [(b"content-type", reply.content_type), *reply.headers]
     body = reply.body
     size = len(body) if isinstance(body, bytes) else reply.size
-    if size is not None:
+    if size is not None and reply.status != 204:
         headers.append((b"content-length", str(size).encode()))
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     if isinstance(body, bytes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -32,13 +33,38 @@ class BatchWatch:
         else:
             self.has_missed = True
 
+    def touch(self) -> None:
+        """The batch changed."""
+        self.changed.set()
+
+
+class ProgressWatch:
+    """One who follows how far a batch is: it keeps no ends, however slowly it reads."""
+
+    __slots__ = ("changed", "left")
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        """Only what cannot wait for the next look: the last end, and the server's stop."""
+        self.left = math.inf
+        """Ends that the batch was short of at the last look."""
+
+    def add(self, end: Ended) -> None:
+        """A member ended."""
+        self.left -= 1
+
+    def touch(self) -> None:
+        """The batch changed."""
+        if self.left <= 0:
+            self.changed.set()
+
 
 class Waiting:
     """All who wait at this server."""
 
     def __init__(self) -> None:
         self._tasks: dict[bytes, list[asyncio.Future[Ended | None]]] = {}
-        self._batches: dict[int, list[BatchWatch]] = {}
+        self._batches: dict[int, list[BatchWatch | ProgressWatch]] = {}
         self._is_closed = False
 
     def publish(self, ended: Sequence[Ended]) -> None:
@@ -64,7 +90,7 @@ class Waiting:
     def touch(self, batch: int) -> None:
         """A batch changed: grew, or was closed."""
         for watch in self._batches.get(batch, ()):
-            watch.changed.set()
+            watch.touch()
 
     def touch_all(self, batches: Iterable[int]) -> None:
         """Several batches changed."""
@@ -95,9 +121,21 @@ class Waiting:
     def batch(self, batch: int) -> Iterator[BatchWatch]:
         """The ends of a batch's members from now on."""
         watch = BatchWatch()
+        with self._watched(batch, watch):
+            yield watch
+
+    @contextmanager
+    def progress(self, batch: int) -> Iterator[ProgressWatch]:
+        """Whether a batch has come to its end."""
+        watch = ProgressWatch()
+        with self._watched(batch, watch):
+            yield watch
+
+    @contextmanager
+    def _watched(self, batch: int, watch: BatchWatch | ProgressWatch) -> Iterator[None]:
         self._batches.setdefault(batch, []).append(watch)
         try:
-            yield watch
+            yield
         finally:
             self._batches[batch].remove(watch)
             if not self._batches[batch]:
@@ -115,8 +153,9 @@ class Waiting:
             for future in futures:
                 if not future.done():
                     future.set_result(None)
-        for batch in self._batches:
-            self.touch(batch)
+        for watches in self._batches.values():
+            for watch in watches:
+                watch.changed.set()
 
 
 async def until(future: asyncio.Future[Ended | None], seconds: float) -> Ended | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -50,7 +50,8 @@ async def post(state: State, call: Call) -> Reply:
     return Reply(encode(told), 200 if accepted.duplicate else 201)
 
 
-async def _find(state: State, call: Call) -> BatchRow:
+async def find(state: State, call: Call) -> BatchRow:
+    """The batch of the path. Raises NotFound or Gone."""
     batch = identifier(call.params["id"], "batch")
     row = await state.store.batch(batch, call.caller.sees)
     if row is None:
@@ -61,10 +62,10 @@ async def _find(state: State, call: Call) -> BatchRow:
 async def get(state: State, call: Call) -> Reply:
     """Progress and ETA; with `wait` once it is done or time is up."""
     wait = seconds_in(call.query("wait"), "wait", most=MAXIMUM_WAIT)
-    row = await _find(state, call)
+    row = await find(state, call)
     if wait and not _is_done(row):
         await call.unless_gone(asyncio.ensure_future(_done(state, call, row.batch, wait)))
-        row = await _find(state, call)
+        row = await find(state, call)
     return Reply(encode(await views.batch_view(state, row)))
 
 
@@ -75,7 +76,7 @@ def _is_done(row: BatchRow) -> bool:
 async def _done(state: State, call: Call, batch: int, seconds: float) -> None:
     end = asyncio.get_running_loop().time() + seconds
     with state.waiting.batch(batch) as watch:
-        while not state.waiting.is_closed and not _is_done(await _find(state, call)):
+        while not state.waiting.is_closed and not _is_done(await find(state, call)):
             left = end - asyncio.get_running_loop().time()
             if left <= 0:
                 return
@@ -92,7 +93,7 @@ async def close(state: State, call: Call) -> Reply:
     batch = identifier(call.params["id"], "batch")
     if not await state.store.close_batch(call.caller.sees, batch):
         raise absent(state, batch, "batch")
-    row = await _find(state, call)
+    row = await find(state, call)
     state.waiting.touch(row.batch)
     return Reply(encode(await views.batch_view(state, row)))
 
@@ -104,7 +105,7 @@ async def cancel(state: State, call: Call) -> Reply:
     cancelled = await state.store.cancel_batch(call.caller.sees, batch)
     if cancelled is None:
         raise absent(state, batch, "batch")
-    row = await _find(state, call)
+    row = await find(state, call)
     state.waiting.touch(row.batch)
     return Reply(encode({"id": call.params["id"], "cancelled": cancelled}))
 
@@ -117,7 +118,7 @@ async def get_answers(state: State, call: Call) -> Reply:
         raise Invalid("order is submitted or finished", field="order")
     wait = seconds_in(query, "wait", most=MAXIMUM_STREAM) if "wait" in query else MAXIMUM_STREAM
     begin = _places_in(query) if order == "finished" else cursor_in(query) or 0
-    row = await _find(state, call)
+    row = await find(state, call)
 
     def note(ends: Sequence[Ended | AnswerRow]) -> None:
         if row.owner == call.caller.owner:
@@ -128,7 +129,7 @@ async def get_answers(state: State, call: Call) -> Reply:
         lines = answers.as_ended(state, row, call.caller.sees, begin, wait, note)
     else:
         lines = answers.in_order(state, row, call.caller.sees, begin, wait, note)
-    return Reply(_until_gone(call, lines), content_type=NDJSON)
+    return Reply(call.stream(lines), content_type=NDJSON)
 
 
 def _places_in(query: dict[str, str]) -> answers.Places:
@@ -136,24 +137,6 @@ def _places_in(query: dict[str, str]) -> answers.Places:
     if text and _PLACES.fullmatch(text) is None:
         raise Invalid("cursor is what the last line said", field="cursor")
     return answers.Places(text)
-
-
-async def _until_gone(call: Call, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The stream, which ends when nobody listens any more."""
-    iterator = lines.__aiter__()
-    try:
-        while True:
-            piece = asyncio.ensure_future(_next(iterator))
-            found = await call.unless_gone(piece)
-            if found is None:
-                return
-            yield found
-    finally:
-        await lines.aclose()  # type: ignore[attr-defined]  # an async generator
-
-
-async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(iterator, None)
 
 
 ROUTES = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from task_server.server.service.views import answer_line
 from task_server.server.state import State
@@ -30,7 +30,7 @@ async def in_order(
     start: int,
     seconds: float,
     on_read: OnRead,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Lines by position from `start` on; a line's cursor is the position after it.
 
     Members past their retention are passed over.
@@ -137,7 +137,7 @@ async def as_ended(
     places: Places,
     seconds: float,
     on_read: OnRead,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Lines in the order of ends, after `places`; a line's cursor is its own place."""
     deadline = _now() + seconds
     with state.waiting.batch(row.batch) as watch:
