@@ -200,6 +200,43 @@ def test_wait_tells_how_each_task_ended(use: Use, capsys: Out) -> None:
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
 
 
+def batch_view(succeeded: int, **counts: int) -> dict[str, Any]:
+    told = {"id": "b", "name": None, "open": False, "total": 3, "expected": None, "progress": 0.5}
+    told |= {"core_seconds": {"p10": 0.0, "p50": 0.0, "p90": 0.0}, "eta": None}
+    return {**told, "counts": {"succeeded": succeeded, **counts}}
+
+
+@pytest.mark.parametrize(
+    ("counts", "state", "status"),
+    [
+        ({"succeeded": 3}, "succeeded", 0),
+        ({"succeeded": 2, "failed": 1}, "failed", 1),
+        ({"succeeded": 2, "running": 1}, "running", 124),
+    ],
+)
+def test_wait_takes_batches_too(
+    use: Use, capsys: Out, counts: dict[str, int], state: str, status: int
+) -> None:
+    def handle(request: Request) -> Reply:
+        if "/v1/tasks/" in request.path:
+            return problem(404, "not_found", "there is no task of that id")
+        return reply(200, batch_view(**counts))
+
+    use(handle)
+
+    assert run(["wait", "b", "--timeout", "0", "-o", "ndjson"]) == status
+
+    assert json.loads(capsys.readouterr().out)["state"] == state
+
+
+def test_waiting_for_what_is_neither_task_nor_batch_is_refused(use: Use, capsys: Out) -> None:
+    use(lambda request: problem(404, "not_found", f"nothing at {request.path}"))
+
+    assert run(["wait", "b"]) == 4
+
+    assert "/v1/tasks/b" in capsys.readouterr().err
+
+
 def test_status_has_a_line_for_what_is_known(use: Use, capsys: Out) -> None:
     use(a_server())
 

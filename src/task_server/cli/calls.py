@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from task_server.cli.durations import duration, span
 from task_server.cli.exits import TASK_FAILED
 from task_server.cli.output import Format, Output, as_row, note, show_one
 from task_server.client import requests
 from task_server.client.batch import Answer
 from task_server.client.client import Client, RemoteFunction
+from task_server.client.durations import duration, span
 from task_server.client.future import Future
 from task_server.client.options import Options
 from task_server.client.submission import Arguments
@@ -144,9 +144,11 @@ def map_file(
     calls = list(_calls(_lines(file)))
     batch = client.submit_all(function, calls, package=_named(package))
     failures = 0
-    for answer in batch.answers():
-        failures += answer.state != "succeeded"
-        _show_answer(answer, output)
+    with batch.bar() as bar:
+        for answer in batch.answers():
+            failures += answer.state != "succeeded"
+            with bar.aside():
+                _show_answer(answer, output)
     if failures:
         note(f"{failures} of {len(batch)} tasks have no answer")
         raise typer.Exit(TASK_FAILED)

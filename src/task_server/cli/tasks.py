@@ -13,8 +13,11 @@ import typer
 from task_server.cli.exits import NOT_FINISHED, TASK_FAILED
 from task_server.cli.output import Format, Output, Row, as_row, note, rows_of, show_one, show_rows
 from task_server.client import requests
+from task_server.client.batch import Batch, is_done
 from task_server.client.client import Client
-from task_server.errors import Conflict, NotFinished, TaskCancelled, TaskError
+from task_server.client.progress import Bar
+from task_server.errors import Conflict, NotFinished, NotFound, TaskCancelled, TaskError
+from task_server.protocol.tasks import TERMINAL
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
 TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks.")]
@@ -28,27 +31,51 @@ def add_to(app: typer.Typer) -> None:
 
 
 def wait(
-    ids: TaskIds,
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks or batches.")],
     timeout: Annotated[float | None, typer.Option(help="Seconds before giving up.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Wait until all tasks have ended; exit 1 if any has no answer, 124 if time was up before."""
-    client = Client()
+    """Wait until all have ended; exit 1 if any task has no answer, 124 if time was up before."""
+    client, bar = Client(), Bar()
     end = None if timeout is None else time.monotonic() + timeout
-    late = False
-    for task in ids:
-        left = None if end is None else max(end - time.monotonic(), 0)
-        try:
-            with suppress(TaskCancelled):
-                client.future(task).exception(left)
-        except NotFinished:
-            late = True
-    rows = [as_row(client.status(task)) for task in ids]
+    rows: list[Row] = []
+    try:
+        for done, each in enumerate(ids):
+            left = None if end is None else max(end - time.monotonic(), 0)
+            if len(ids) > 1:
+                bar.show(done, len(ids), f"{done:,} of {len(ids):,}")
+            rows.append(_ended(client, each, left, bar))
+    finally:
+        bar.close()
     show_rows(rows, ("id", "state"), output)
-    if late:
+    if any(row["state"] not in TERMINAL for row in rows):
         raise typer.Exit(NOT_FINISHED)
     if any(row["state"] != "succeeded" for row in rows):
         raise typer.Exit(TASK_FAILED)
+
+
+def _ended(client: Client, id: str, seconds: float | None, bar: Bar) -> Row:
+    """A task or a batch, once it has ended or time is up."""
+    try:
+        with suppress(TaskCancelled, NotFinished):
+            client.future(id).exception(seconds)
+    except NotFound as no_task:
+        try:
+            batch = client.batch(id)
+        except NotFound:
+            raise no_task from None
+        bar.follow(client.session, id)
+        return _ended_batch(batch, seconds)
+    return as_row(client.status(id))
+
+
+def _ended_batch(batch: Batch, seconds: float | None) -> Row:
+    with suppress(NotFinished):
+        batch.wait(seconds)
+    view = batch.status()
+    is_whole = view.counts.get("succeeded") == view.total
+    state = "running" if not is_done(view) else "succeeded" if is_whole else "failed"
+    return {"id": view.id, "state": state, **as_row(view)}
 
 
 def status(id: TaskId, output: Output = Format.TABLE) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import msgspec
@@ -13,6 +13,7 @@ from task_server.client import requests
 from task_server.client.estimate import Estimate
 from task_server.client.outcomes import Outcome, failure, unreadable
 from task_server.client.payloads import decode_inline, decode_value
+from task_server.client.progress import Bar, follow
 from task_server.client.session import LONGEST_WAIT, Session
 from task_server.errors import NotFinished, ServerUnreachable, TaskServerError
 from task_server.protocol.tasks import TERMINAL, BatchView, Error, Quantiles
@@ -115,6 +116,25 @@ class Batch:
         """Counts, progress and ETA now."""
         return self._look(None)
 
+    def events(self) -> Iterator[BatchView]:
+        """Counts, progress and ETA whenever they change, about once a second, until it is done."""
+        return follow(self._session, self.id)
+
+    @contextmanager
+    def bar(self) -> Iterator[Bar]:
+        """Show how far it is, and when it will be done, on stderr if that is a terminal."""
+        bar = Bar()
+        bar.follow(self._session, self.id)
+        try:
+            yield bar
+        finally:
+            bar.close()
+
+    def with_progress(self) -> Iterator[Any]:
+        """Values in the order of submission, as by iterating, with a bar beside them."""
+        with self.bar():
+            yield from self
+
     def progress(self) -> float:
         """How much is done, 0 to 1."""
         return self.status().progress
@@ -125,7 +145,7 @@ class Batch:
 
     def done(self) -> bool:
         """Whether every task has ended."""
-        return _is_done(self.status())
+        return is_done(self.status())
 
     def wait(self, timeout: float | None = None) -> BatchView:
         """Wait until every task has ended; NotFinished after `timeout` seconds."""
@@ -136,7 +156,7 @@ class Batch:
             left = LONGEST_WAIT if end is None else max(end - clock(), 0.0)
             asked_at, wait = clock(), min(left, LONGEST_WAIT)
             view = self._look(wait)
-            if _is_done(view):
+            if is_done(view):
                 return view
             if end is not None and clock() >= end:
                 raise NotFinished(f"batch {self.id} is at {view.progress:.0%} after {timeout} s")
@@ -202,7 +222,8 @@ def _outcome_of(session: Session, line: AnswerLine) -> Outcome:
         return unreadable(line.id, error)
 
 
-def _is_done(view: BatchView) -> bool:
+def is_done(view: BatchView) -> bool:
+    """Whether no more comes and every task has ended."""
     ended = sum(count for state, count in view.counts.items() if state in TERMINAL)
     return not view.open and ended >= view.total
 

@@ -120,6 +120,11 @@ def read_batch(batch: str, *, wait: float | None = None) -> Request:
     return Request("GET", f"/v1/batches/{_part(batch)}" + _query(wait=wait))
 
 
+def follow_batch(batch: str) -> Request:
+    """Stream how far a batch is, as server-sent events."""
+    return Request("GET", f"/v1/batches/{_part(batch)}/events")
+
+
 def cancel_batch(batch: str) -> Request:
     """Cancel what has not ended."""
     return Request("POST", f"/v1/batches/{_part(batch)}/cancel")

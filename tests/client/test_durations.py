@@ -1,6 +1,6 @@
 import pytest
 
-from task_server.cli.durations import duration, span
+from task_server.client.durations import duration, span
 
 
 @pytest.mark.parametrize(
