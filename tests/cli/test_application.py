@@ -201,7 +201,14 @@ def test_wait_tells_how_each_task_ended(use: Use, capsys: Out) -> None:
 
 
 def batch_view(succeeded: int, **counts: int) -> dict[str, Any]:
-    told = {"id": "b", "name": None, "open": False, "total": 3, "expected": None, "progress": 0.5}
+    told: dict[str, Any] = {
+        "id": "b",
+        "name": None,
+        "open": False,
+        "total": 3,
+        "expected": None,
+        "progress": 0.5,
+    }
     told |= {"core_seconds": {"p10": 0.0, "p50": 0.0, "p90": 0.0}, "eta": None}
     return {**told, "counts": {"succeeded": succeeded, **counts}}
 
