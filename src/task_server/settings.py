@@ -141,6 +141,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         str | None,
         _described("Packages that come from the private index and from nowhere else, as `acme-*`"),
     ] = None
+    model: Annotated[
+        Literal["on", "off"],
+        _described(
+            "on: a process of its own learns from arguments how long calls take; off: estimates"
+            " rest on what earlier calls of the function took"
+        ),
+    ] = "on"
     cool_down_seconds: Annotated[
         float,
         Meta(

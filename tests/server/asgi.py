@@ -243,7 +243,7 @@ async def application(folder: Path, **settings: Any) -> AsyncIterator[App]:
     """An application on a database of its own; the block must not leave errors in the log."""
     errors = _Errors()
     logging.getLogger("task_server").addHandler(errors)
-    told = ServerSettings(data=folder, **{"ballast_bytes": 0, **settings})
+    told = ServerSettings(data=folder, **{"ballast_bytes": 0, "model": "off", **settings})
     try:
         async with running(told, on_broken=lambda: None) as (state, edge):
             yield App(state, edge)

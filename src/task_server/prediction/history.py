@@ -23,6 +23,8 @@ CODES = 300
 WORKERS = 200
 """Workers that are told apart."""
 ENCODING_DECAY = 0.98
+RECENT = 50
+"""Calls by whose errors a function's predictions are judged."""
 
 
 @dataclass(slots=True)
@@ -78,6 +80,11 @@ class History:
     def ages(self) -> NDArray[np.int64]:
         """How many calls ago each row was made: 0 for the newest."""
         return (self.calls - 1) - self.made[: self.size]
+
+    def error_factor(self) -> float | None:
+        """exp of the mean size of the last errors; None: there was no prediction yet."""
+        recent = self.errors[: self.size][self.ages() < RECENT]
+        return float(np.exp(np.abs(recent).mean())) if len(recent) else None
 
     # ---- looking up
 

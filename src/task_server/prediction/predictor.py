@@ -120,6 +120,16 @@ class Predictor:
         experts.learn(rows, time, predicted=predicted, error=error)
         self.effects.learn(seen.keys, time)
 
+    def calls(self, function: str) -> int:
+        """How many calls of a function it has learned from."""
+        experts = self.functions.get(function)
+        return 0 if experts is None else experts.history.calls
+
+    def error_factor(self, function: str) -> float | None:
+        """How far off its medians were, for a function's last calls: 1.3 is by 30 % either way."""
+        experts = self.functions.get(function)
+        return None if experts is None else experts.history.error_factor()
+
     def failures(self, function: str) -> float:
         """The share of a function's calls that failed, of late."""
         experts = self.functions.get(function)

@@ -20,6 +20,8 @@ ErrorKind = Literal[
     "lost",
 ]
 ResultEncoding = Literal["json", "pickle", "auto"]
+Features = dict[str, float | str]
+"""What a client says of arguments that tells how long a call takes."""
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
@@ -61,6 +63,7 @@ class Item(Struct, forbid_unknown_fields=True):
     args: Raw = Raw()
     kwargs: Raw = Raw()
     call: EncodedCall | None = None
+    features: Features | UnsetType | None = UNSET
 
 
 class Task(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -79,7 +82,7 @@ class Task(Struct, forbid_unknown_fields=True, kw_only=True):
     args: Raw = Raw()
     kwargs: Raw = Raw()
     call: EncodedCall | None = None
-    features: dict[str, float | str] | UnsetType | None = UNSET
+    features: Features | UnsetType | None = UNSET
     id: str | None = None
     timeout: float | Literal["auto"] | UnsetType | None = UNSET
     retries: Retries | UnsetType | None = UNSET

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from task_server.environments.lock import Lock
@@ -28,6 +28,7 @@ from task_server.server.api import (
 from task_server.server.bodies import Bodies
 from task_server.server.clock import Clock
 from task_server.server.descriptors import Descriptors
+from task_server.server.estimator.process import EstimatorProcess
 from task_server.server.routing import Edge
 from task_server.server.service.orders import OrderBook
 from task_server.server.service.refresh import Refreshes
@@ -37,6 +38,7 @@ from task_server.server.state import State
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.expire import SWEEP_SECONDS, Expiry
 from task_server.server.upkeep.first_reads import FirstReads
+from task_server.server.upkeep.learn import Teacher
 from task_server.server.upkeep.lock import Locker
 from task_server.server.upkeep.orders import keep_orders
 from task_server.server.upkeep.prune import Pruner
@@ -44,6 +46,7 @@ from task_server.server.upkeep.space import Space
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
 from task_server.store.blobs import open_blobs
+from task_server.store.contract import Ended
 from task_server.store.opening import folder_of, is_postgres, open_store
 from task_server.store.records.retention import Keep
 
@@ -66,6 +69,16 @@ ROUTES = [
 ]
 EVERYONE = "everyone"
 """The owner of all tasks on a server without authentication."""
+
+
+def _all_of(*hear: Callable[[Sequence[Ended]], None]) -> Callable[[Sequence[Ended]], None]:
+    """Tells each of them of what has ended."""
+
+    def tell(ended: Sequence[Ended]) -> None:
+        for each in hear:
+            each(ended)
+
+    return tell
 
 
 @asynccontextmanager
@@ -120,13 +133,15 @@ async def running(
             keep=keep_refreshed,
             is_shared=is_postgres(settings.database_url),
         ),
+        estimator=EstimatorProcess(is_on=settings.model == "on"),
         keep=Keep(
             settings.keep_read_seconds, settings.keep_unread_seconds, settings.keep_failed_seconds
         ),
         default_python=f"{sys.version_info.major}.{sys.version_info.minor}",
     )
     locker = Locker(state, resolver)
-    store.on_ended = state.waiting.publish
+    teacher = Teacher(state)
+    store.on_ended = _all_of(state.waiting.publish, teacher.hear)
     store.on_changed = state.waiting.touch_all
     store.watched = state.waiting.watched
     store.on_new_requests = locker.wake
@@ -141,6 +156,8 @@ async def running(
         asyncio.ensure_future(state.first_reads.keep()),
         asyncio.ensure_future(Pruner(state).run()),
         asyncio.ensure_future(keep_orders(state)),
+        asyncio.ensure_future(state.estimator.run()),
+        asyncio.ensure_future(teacher.run()),
     ]
     try:
         yield state, Edge(state, ROUTES)

@@ -11,6 +11,7 @@ from task_server.scheduling.totals import Ahead
 from task_server.server.access import Access
 from task_server.server.bodies import Bodies
 from task_server.server.descriptors import Descriptors
+from task_server.server.estimator.process import EstimatorProcess
 from task_server.server.service.orders import OrderBook
 from task_server.server.service.refresh import Refreshes
 from task_server.server.service.uploads import Uploads
@@ -42,6 +43,7 @@ class State(Struct):
     uploads: Uploads
     policy: Policy
     refreshes: Refreshes
+    estimator: EstimatorProcess
     keep: Keep
     """How long ended tasks are kept."""
     default_python: str

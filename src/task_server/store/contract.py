@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from task_server.protocol.workers import EnvironmentState, Held
 from task_server.scheduling.statistics import Price, Statistics
+from task_server.store.contract_learning import LearningStore
 from task_server.store.contract_orders import OrderStore
 from task_server.store.contract_upkeep import UpkeepStore
 from task_server.store.states import Encoding, State
@@ -106,6 +107,8 @@ class NewTask(Struct):
     """Ids of tasks that have to succeed before it may start."""
     blobs: tuple[str, ...] = ()
     """Names of the blobs that its arguments need."""
+    features: bytes | None = None
+    """What its client says of arguments that are not JSON: names to numbers and texts, as JSON."""
 
 
 class StoredBlob(Struct, frozen=True):
@@ -314,7 +317,7 @@ class LiveSession(Struct, frozen=True):
     """Of the worker, as it travels."""
 
 
-class Store(OrderStore, UpkeepStore, Protocol):
+class Store(OrderStore, UpkeepStore, LearningStore, Protocol):
     """One database of tasks."""
 
     policy: Policy

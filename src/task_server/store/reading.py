@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 
 from task_server.store.contract import Kind
 from task_server.store.keeping import Keeping
+from task_server.store.learning import Learning
 from task_server.store.ordering import Ordering
 from task_server.store.records import (
     batches,
@@ -22,7 +23,7 @@ from task_server.store.records.sql import Lends
 from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
 
 
-class Reads(Keeping, Ordering):
+class Reads(Keeping, Ordering, Learning):
     """Mixed into the stores."""
 
     async def task(self: Lends, identifier: bytes, owner: int | None) -> TaskRow | None:

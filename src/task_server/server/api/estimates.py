@@ -7,6 +7,7 @@ from task_server.scheduling.statistics import Statistics
 from task_server.server.http import NDJSON, Call, Reply, check_json, encode
 from task_server.server.routing import USER, Route
 from task_server.server.service import estimate
+from task_server.server.service.asking import asked
 from task_server.server.service.submit import read_body
 from task_server.server.state import State
 
@@ -19,18 +20,8 @@ async def post(state: State, call: Call) -> Reply:
         raise Invalid("calls is `all` or absent", field="calls")
     body = await call.body(state.settings.body_bytes)
     read, _ = await read_body(state, call.caller, body, is_lines=is_lines)
-    counts = [0] * len(read.specs)
-    for task in read.tasks:
-        counts[task.spec] += 1
-    shows_calls = len(read.tasks) <= estimate.MAXIMUM_CALLS or "calls" in query
-    told = await estimate.of_submit(
-        state,
-        read.specs,
-        [estimate.price_of(state, spec) for spec in read.specs],
-        counts,
-        calls=[task.spec for task in read.tasks] if shows_calls else None,
-    )
-    return Reply(encode(told))
+    lists_calls = len(read.tasks) <= estimate.MAXIMUM_CALLS or "calls" in query
+    return Reply(encode(await asked(state, read, lists_calls=lists_calls)))
 
 
 async def functions(state: State, call: Call) -> Reply:

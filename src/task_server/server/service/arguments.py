@@ -9,10 +9,13 @@ import msgspec
 
 from task_server.errors import Invalid
 from task_server.protocol.payload import check_payload
-from task_server.protocol.tasks import Item, Task
+from task_server.protocol.tasks import Features, Item, Task
 
 INLINE_BYTES = 65536
 """Larger arguments and answers go to the blob store."""
+MAXIMUM_FEATURES = 48
+MAXIMUM_FEATURE_NAME = 100
+MAXIMUM_FEATURE_TEXT = 200
 BLOB_NAME = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
 
 
@@ -63,6 +66,22 @@ def _encoded(source: Item | Task, own: Item) -> tuple[bytes, tuple[str, bytes] |
     if len(data) > INLINE_BYTES:
         return b"", (call.encoding, data), False
     return call_of(call.encoding, data=call.data), None, False
+
+
+def read_features(features: Features | None) -> bytes | None:
+    """What the client says of the arguments, as JSON; None without. Raises Invalid."""
+    if not features:
+        return None
+    if len(features) > MAXIMUM_FEATURES:
+        raise Invalid(f"features are at most {MAXIMUM_FEATURES}", field="features")
+    for name, value in features.items():
+        if not 0 < len(name) <= MAXIMUM_FEATURE_NAME:
+            message = f"a feature's name has 1 to {MAXIMUM_FEATURE_NAME} letters"
+            raise Invalid(message, field="features")
+        if isinstance(value, str) and len(value) > MAXIMUM_FEATURE_TEXT:
+            message = f"{name} is a number or a text of up to {MAXIMUM_FEATURE_TEXT} letters"
+            raise Invalid(message, field="features")
+    return msgspec.json.encode(features)
 
 
 def decoded(text: str, field: str) -> bytes:

@@ -18,6 +18,7 @@ from task_server.protocol.tasks import (
 from task_server.scheduling.histogram import BINS, seconds_at
 from task_server.scheduling.statistics import Price, Statistics, guess
 from task_server.scheduling.totals import Ahead, Sum
+from task_server.server.estimator.messages import Basis as ModelBasis
 from task_server.server.state import State
 from task_server.store.contract import Kind, KindSpec, LiveSession
 
@@ -159,6 +160,18 @@ def eta(work: Sum, number: int, *, longest: float) -> Quantiles | None:
 def call_estimate(price: Price) -> CallEstimate:
     """One call's price as told."""
     return CallEstimate(price.p10, price.p50, price.p90, price.p99, price.is_known, basis_of(price))
+
+
+def call_told(
+    price: Price, quantiles: tuple[float, float, float, float], basis: ModelBasis
+) -> CallEstimate:
+    """One call as the model told it."""
+    is_known = price.is_known or basis.calls > 0
+    return CallEstimate(
+        *quantiles,
+        known=is_known,
+        basis=Basis(basis.calls, "arguments" if basis.calls else "kin", basis.error_factor),
+    )
 
 
 def basis_of(price: Price) -> Basis:

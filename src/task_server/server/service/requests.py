@@ -15,7 +15,13 @@ from task_server.protocol import ids
 from task_server.protocol.payload import check_few_keys, check_keys
 from task_server.protocol.tasks import FunctionByValue, Item, NewBatch, Submit, Task
 from task_server.server.http import decode
-from task_server.server.service.arguments import BLOB_NAME, decoded, read_arguments
+from task_server.server.service.arguments import (
+    BLOB_NAME,
+    decoded,
+    read_arguments,
+    read_features,
+)
+from task_server.server.service.installs import given
 from task_server.server.service.specs import awaited, make_spec, times
 from task_server.server.service.uploads import OwnUploads
 from task_server.store.blobs import name_of
@@ -24,7 +30,7 @@ from task_server.store.contract import KindSpec
 ID_SECONDS = 86400.0
 """How far from the server's time an id may be."""
 MAXIMUM_ERRORS = 100
-_ITEM_KEYS = (b'"id"', b'"args"', b'"kwargs"', b'"call"')
+_ITEM_KEYS = (b'"id"', b'"args"', b'"kwargs"', b'"call"', b'"features"')
 _FIRST_KEY = re.compile(rb'\s*\{\s*"(tasks|defaults|batch)"')
 _CALL_IN_BLOB = re.compile(rb'"call":\{"encoding":"[a-z]+","blob":"(sha256:[0-9a-f]{64})"')
 
@@ -47,6 +53,10 @@ class Read(Struct):
     run_after: float | None
     start_by: float | None
     after: tuple[bytes, ...]
+    features: bytes | None = None
+    """As `NewTask.features`."""
+    size: int = 0
+    """Bytes of the arguments."""
 
 
 class Body(Struct):
@@ -158,6 +168,8 @@ class Reader:
             run_after,
             start_by,
             awaited(task),
+            read_features(given(call.features, None) or given(task.features, None)),
+            len(payload) if large is None else len(large[1]),
         )
 
     def _spec(self, task: Task, *, is_plain: bool, is_shared: bool) -> int:
@@ -219,7 +231,7 @@ def _light(raw: bytes) -> Item | None:
 
 
 def _own_call(task: Task) -> Item:
-    return Item(task.id, task.args, task.kwargs, task.call)
+    return Item(task.id, task.args, task.kwargs, task.call, task.features)
 
 
 def _merged(own: Task, shared: Task | None) -> Task:

@@ -80,7 +80,7 @@ def make_spec(
 
 
 def _check_supported(task: Task) -> None:
-    later = ("finish_by", "requires", "limit_keys", "features")
+    later = ("finish_by", "requires", "limit_keys")
     for name in later:
         if _given(getattr(task, name), None):
             raise NotSupported(f"{name} is not supported yet", field=name)

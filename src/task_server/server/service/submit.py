@@ -157,6 +157,7 @@ async def _tasks(state: State, read: list[Read]) -> list[NewTask]:
             task.start_by,
             task.after,
             blobs,
+            task.features,
         )
         for task, blobs in zip(read, await blobs_needed(state, read), strict=True)
     ]

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 import msgspec
 from msgspec import Raw
 
-from task_server.environments.lock import parse_lock
 from task_server.protocol import ids
 from task_server.protocol.tasks import BatchView, Error, PastView, Resolved, TaskView
-from task_server.server.service import estimate
+from task_server.server.service import estimate, model
 from task_server.server.state import State
 from task_server.store.contract import Ended, KindSpec, Used
 from task_server.store.rows import AnswerRow, BatchRow, PastOutcome, TaskRow
@@ -84,9 +83,8 @@ async def read_versions(state: State, rows: Sequence[TaskRow]) -> None:
     """Have the versions at hand that the views of these tasks tell."""
     missing = {row.environment for row in rows if row.spec.package} - state.versions.keys()
     for environment in missing:
-        found = await state.store.environment(environment or "")
-        if found is not None and environment is not None:
-            state.versions[environment] = parse_lock(found[1], python=found[0]).versions()
+        if environment is not None:
+            await model.read_versions(state, environment)
 
 
 def past_view(past: PastOutcome) -> PastView:

@@ -203,6 +203,11 @@ class Group:
         if large:
             await self.execute(_PAYLOADS, *columns(large), part)
 
+    async def write_features(self, features: list[tuple[int, bytes]]) -> None:
+        """What clients say of tasks' arguments: (number, features)."""
+        if features:
+            await self.execute(_PAYLOADS, *columns(features), 2)
+
     async def write_logs(self, logs: list[tuple[int, int, bytes]]) -> None:
         """Keep what attempts printed: (number, attempt, log)."""
         if logs:

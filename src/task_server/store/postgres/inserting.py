@@ -104,7 +104,7 @@ def _may_be_dealt_at_once(group: Group, plans: Sequence[Plan]) -> bool:
     is_plain = not any(
         plan.pending
         or plan.submission.stored
-        or any(task.run_after is not None or task.blobs for task in plan.new)
+        or any(task.run_after is not None or task.blobs or task.features for task in plan.new)
         for plan in plans
     )
     return has_takers and is_plain and not group.cancels
@@ -213,6 +213,9 @@ async def _insert(group: Group, plans: Sequence[Plan]) -> None:
     if extras:
         await group.execute(_EXTRAS, *columns(extras))
     by_id = {task.id: number for (_, task), number in zip(tasks, numbers, strict=True)}
+    await group.write_features(
+        [(by_id[task.id], task.features) for _, task in tasks if task.features is not None]
+    )
     for plan in plans:
         if plan.pending:
             await keep_waits(group, plan.new, plan.awaited, by_id)

@@ -137,6 +137,15 @@ class Group:
                 [(task.number, 0, task.payload) for task in large],
             )
 
+    def insert_features(self, features: list[tuple[int, bytes]]) -> None:
+        """What clients say of tasks' arguments: (number, features)."""
+        if features:
+            write_many(
+                self.connection,
+                "INSERT INTO payloads (number, part, data) VALUES {rows}",
+                [(number, 2, data) for number, data in features],
+            )
+
     def _row(
         self,
         task: Queued,

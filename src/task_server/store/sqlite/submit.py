@@ -235,6 +235,9 @@ def _store(
     group.insert(beyond, State.QUEUED)
     _insert_timed(group, timed, dependencies.keep(group, new, made, awaited))
     keep_submitted(group, submission, new, made)
+    group.insert_features(
+        [(made[task.id].number, task.features) for task in new if task.features is not None]
+    )
 
 
 def _kind(group: Group, submission: Submission, index: int) -> Kind:

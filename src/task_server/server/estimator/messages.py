@@ -1,0 +1,121 @@
+"""What server and estimator say to each other: frames of MessagePack, each behind its length."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+from msgspec import Struct
+
+HEAD = struct.Struct(">I")
+"""Length of a frame."""
+MAXIMUM_FRAME = 256 * 2**20
+
+
+class Known(Struct, array_like=True, frozen=True):
+    """A function, as a call of it is told."""
+
+    function: int
+    """Number of the function; 0: it has none yet."""
+    name: str
+    """Dotted: whose, package, module, name."""
+    versions: dict[str, str]
+    """Of what may change its run time: Python, its package, its pickle."""
+
+
+class Arguments(Struct, array_like=True, frozen=True):
+    """The arguments of one call."""
+
+    payload: bytes
+    """As `NewTask.payload`; empty where they are too large to be looked at."""
+    size: int
+    """Bytes of the arguments."""
+    features: bytes | None
+    """What the client said of them: names to numbers and texts, as JSON."""
+
+
+class Sample(Struct, array_like=True):
+    """A call that has ended."""
+
+    known: Known
+    arguments: Arguments
+    worker: str | None
+    outcome: str
+    """succeeded, failed or timeout."""
+    seconds: float
+
+
+class Learn(Struct, tag=True):
+    """Learn from calls, in this order."""
+
+    samples: list[Sample]
+
+
+class Learned(Struct, tag=True):
+    """What a `Learn` came to."""
+
+    cpu_seconds: float
+    calls: dict[int, int]
+    """Function -> how many of its calls were learned from by now, of those in the samples."""
+
+
+class Ask(Struct, tag=True):
+    """How long will these calls take?"""
+
+    known: list[Known]
+    calls: list[tuple[int, Arguments]]
+    """Which of `known`, and its arguments."""
+
+
+class Basis(Struct, array_like=True):
+    """What the estimates of one function rest on."""
+
+    calls: int
+    """Of that function that were learned from."""
+    error_factor: float | None
+    """How far off its estimates were of late: 1.3 is by 30 % either way. None: not known."""
+
+
+class Told(Struct, tag=True):
+    """The answer to an `Ask`."""
+
+    quantiles: list[tuple[float, float, float, float]]
+    """p10, p50, p90 and p99 of each call in seconds."""
+    total: tuple[float, float, float]
+    """p10, p50 and p90 of all calls together in core-seconds."""
+    bases: list[Basis]
+    """One a function asked of."""
+    functions: int
+    """Of how many functions it has learned anything."""
+
+
+class Failed(Struct, tag=True):
+    """It could not be done."""
+
+    message: str
+
+
+Request = Learn | Ask
+Reply = Learned | Told | Failed
+
+_encode = msgspec.msgpack.Encoder().encode
+_requests = msgspec.msgpack.Decoder(tuple[int, Request])
+_replies = msgspec.msgpack.Decoder(tuple[int, Reply])
+
+
+def frame(number: int, message: Request | Reply) -> bytes:
+    """A message and its number, ready to be sent; a reply bears the number of its request."""
+    data = _encode((number, message))
+    if len(data) > MAXIMUM_FRAME:
+        raise ValueError(f"a message of {len(data)} bytes is too large")
+    return HEAD.pack(len(data)) + data
+
+
+def read_request(data: bytes) -> tuple[int, Request]:
+    """What the server said. Raises msgspec.DecodeError."""
+    return _requests.decode(data)
+
+
+def read_reply(data: bytes) -> tuple[int, Reply]:
+    """What the estimator said. Raises msgspec.DecodeError."""
+    return _replies.decode(data)

@@ -1,0 +1,43 @@
+"""The estimate that somebody asks for: the model's where it can tell, else the table's."""
+
+from __future__ import annotations
+
+from task_server.protocol.tasks import CallEstimate, Estimate, Quantiles
+from task_server.server.estimator.messages import Told
+from task_server.server.service import estimate, model
+from task_server.server.service.requests import Body
+from task_server.server.state import State
+
+
+async def asked(state: State, read: Body, *, lists_calls: bool) -> Estimate:
+    """What the tasks of a body would cost; `lists_calls`: each of them, too."""
+    counts = [0] * len(read.specs)
+    for task in read.tasks:
+        counts[task.spec] += 1
+    found = await estimate.of_submit(
+        state,
+        read.specs,
+        [estimate.price_of(state, spec) for spec in read.specs],
+        counts,
+        calls=[task.spec for task in read.tasks] if lists_calls else None,
+    )
+    told = await model.tell(state, read, lists_calls=lists_calls)
+    if told is not None:
+        _correct(state, found, read, told, lists_calls=lists_calls)
+    return found
+
+
+def _correct(state: State, found: Estimate, read: Body, told: Told, *, lists_calls: bool) -> None:
+    """Put what the model told in the place of what the table said."""
+    if lists_calls:
+        found.calls = _calls(state, read, told)
+    scale = len(read.tasks) / len(told.quantiles)
+    found.total.core_seconds = Quantiles(*(seconds * scale for seconds in told.total))
+
+
+def _calls(state: State, read: Body, told: Told) -> list[CallEstimate]:
+    prices = [estimate.price_of(state, spec) for spec in read.specs]
+    return [
+        estimate.call_told(prices[task.spec], quantiles, told.bases[task.spec])
+        for task, quantiles in zip(read.tasks, told.quantiles, strict=True)
+    ]

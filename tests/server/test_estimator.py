@@ -1,0 +1,174 @@
+"""The estimator at work in a server: it learns from arguments, and the server does without it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.asgi import App, application
+from tests.server.working import Worker, joined
+
+pytestmark = pytest.mark.timeout(90)
+
+
+def task(size: int, **fields: Any) -> dict[str, Any]:
+    """A call whose time grows with its argument."""
+    return {"function": "math:factorial", "args": [size], **fields}
+
+
+async def ran(app: App, worker: Worker, sizes: Iterable[int]) -> None:
+    """Calls that took a millisecond for each of their argument."""
+    for size in sizes:
+        await app.ask("POST", "/v1/tasks", task(size))
+        (taken,) = await worker.take(1)
+        await worker.succeed(taken, seconds=size / 1000)
+
+
+async def asked(app: App, *tasks: dict[str, Any]) -> list[dict[str, Any]]:
+    """The estimates of calls."""
+    calls: list[dict[str, Any]] = (await app.ask("POST", "/v1/estimates", list(tasks))).json[
+        "calls"
+    ]
+    return calls
+
+
+async def learned(app: App, *, calls: int, of: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The first estimate that rests on so many calls that were learned from."""
+    while True:
+        (told,) = await asked(app, of or task(100))
+        if told["basis"]["model"] == "arguments" and told["basis"]["calls"] >= calls:
+            return told
+        await asyncio.sleep(0.05)
+
+
+async def by_table(app: App) -> dict[str, Any]:
+    """The first estimate that the model has no part in."""
+    while True:
+        (told,) = await asked(app, task(100))
+        if told["basis"]["model"] == "history":
+            return told
+        await asyncio.sleep(0.01)
+
+
+def test_the_servers_process_never_imports_numpy() -> None:
+    program = (
+        "import sys, task_server.server.run, task_server.cli.application\n"
+        "sys.exit('numpy' in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+async def test_estimates_follow_the_arguments(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        await ran(app, worker, [10, 2000, 50, 400, 100, 1000, 20, 200] * 3)
+        await learned(app, calls=24)
+
+        small, large = await asked(app, task(10), task(2000))
+
+    assert small["known"] and small["basis"]["error_factor"] > 1.0
+    assert small["p50"] == pytest.approx(0.01, rel=0.5)
+    assert large["p50"] == pytest.approx(2.0, rel=0.5)
+    for told in (small, large):
+        assert 0 < told["p10"] <= told["p50"] <= told["p90"] <= told["p99"]
+
+
+async def test_a_total_of_many_calls_is_between_those_of_its_calls(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        await ran(app, worker, [100] * 20)
+        await learned(app, calls=20)
+
+        body = {"defaults": {"function": "math:factorial"}, "tasks": [{"args": [100]}] * 3000}
+        told = (await app.ask("POST", "/v1/estimates", body)).json
+
+    total = told["total"]["core_seconds"]
+    assert "calls" not in told
+    assert total["p10"] <= total["p50"] <= total["p90"]
+    assert total["p50"] == pytest.approx(300.0, rel=0.5)
+
+
+async def test_what_the_client_says_of_a_pickle_is_learned_from(tmp_path: Path) -> None:
+    def pickled(rows: float) -> dict[str, Any]:
+        call = {"encoding": "pickle", "data": "gAQp"}
+        return {"function": "math:exp", "call": call, "features": {"0 rows": rows, "0 type": "f"}}
+
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        for rows in [10, 2000, 50, 400, 100, 1000, 20, 200] * 3:
+            await app.ask("POST", "/v1/tasks", pickled(rows))
+            (taken,) = await worker.take(1)
+            assert "features" not in taken
+            await worker.succeed({**taken, "args": [1]}, seconds=rows / 1000)
+        await learned(app, calls=24, of=pickled(10))
+
+        small, large = await asked(app, pickled(10), pickled(2000))
+
+    assert small["p50"] == pytest.approx(0.01, rel=0.5)
+    assert large["p50"] == pytest.approx(2.0, rel=0.5)
+
+
+async def test_the_server_goes_on_by_the_table_while_the_estimator_is_away(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        await ran(app, worker, [100] * 10)
+        await learned(app, calls=10)
+        estimator = app.state.estimator
+        assert estimator.pid is not None
+
+        os.kill(estimator.pid, signal.SIGKILL)
+        without = await by_table(app)
+        again = await learned(app, calls=10)
+
+    assert math.isclose(without["p50"], again["p50"], rel_tol=0.5)
+
+
+async def test_the_estimator_ends_with_its_server(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        await ran(app, await joined(app), [100])
+        await learned(app, calls=1)
+        pid = app.state.estimator.pid
+
+    assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+async def test_without_the_model_nothing_is_started(tmp_path: Path) -> None:
+    async with application(tmp_path, model="off") as app:
+        await ran(app, await joined(app), [100] * 3)
+
+        (told,) = await asked(app, task(100))
+
+        assert told["basis"]["model"] == "history"
+        assert app.state.estimator.starts == 0
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"": 1},
+        {"a" * 101: 1},
+        {"a": "x" * 201},
+        {f"f{i}": i for i in range(49)},
+        {"a": True},
+        {"a": None},
+        {"a": [1]},
+        [1],
+    ],
+)
+async def test_odd_features_are_refused(tmp_path: Path, features: object) -> None:
+    async with application(tmp_path) as app:
+        for body in (task(1, features=features), [task(1, features=features)]):
+            reply = await app.refused(422, "POST", "/v1/tasks", body)
+            assert "features" in reply.body.decode()

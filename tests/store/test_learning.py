@@ -1,0 +1,102 @@
+"""What the estimator reads of tasks that have ended."""
+
+from __future__ import annotations
+
+from task_server.store.contract import Used
+from tests.store.world import World, failed, new_task, spec, succeeded
+
+
+async def run(world: World, *payloads: bytes, seconds: float = 1.0, **kind: object) -> None:
+    """Submit tasks with these arguments, and have them answered."""
+    worker = await world.worker()
+    await world.submit(*(new_task(payload=each) for each in payloads), kind=spec(**kind))
+    for dealt in (await worker.exchange(want=len(payloads))).tasks:
+        await worker.exchange(succeeded(dealt, used=Used(run_seconds=seconds)))
+
+
+async def test_what_ended_is_read_by_place(world: World) -> None:
+    await run(world, b'"args":[1],"kwargs":{}', b'"args":[2],"kwargs":{}', seconds=3.0)
+
+    last = (await world.store.last_places())[world.store.server]
+    found = await world.store.ended_attempts(world.store.server, range(1, last + 1))
+
+    assert [each.payload for each in found] == [
+        b'"args":[1],"kwargs":{}',
+        b'"args":[2],"kwargs":{}',
+    ]
+    assert [each.n for each in found] == [last - 1, last]
+    assert {each.used.run_seconds for each in found} == {3.0}
+    assert all(each.is_success and each.worker for each in found)
+    assert found[0].size == len(b'"args":[1],"kwargs":{}')
+
+
+async def test_arguments_that_lie_beside_the_row_are_read_if_they_are_not_large(
+    world: World,
+) -> None:
+    beside, large = (b'"args":["' + b"x" * count + b'"],"kwargs":{}' for count in (5_000, 50_000))
+    await run(world, beside, large)
+
+    found = await world.store.ended_attempts(world.store.server, range(1, 100))
+
+    assert [(each.payload, each.size) for each in found] == [
+        (beside, len(beside)),
+        (None, len(large)),
+    ]
+
+
+async def test_what_a_client_says_of_arguments_is_kept_with_the_task(world: World) -> None:
+    worker = await world.worker()
+    told = b'{"rows":1000.0}'
+    await world.submit(new_task(features=told), new_task())
+    dealt = (await worker.exchange(want=2)).tasks
+
+    await worker.exchange(*map(succeeded, dealt))
+
+    found = await world.store.ended_attempts(world.store.server, range(1, 100))
+    assert [each.features for each in found] == [told, None]
+    assert all(each.payload == b'"args":[4],"kwargs":{}' for each in dealt)
+
+
+async def test_a_failure_is_read_with_its_error(world: World) -> None:
+    worker = await world.worker()
+    await world.submit(count=1)
+    (dealt,) = (await worker.exchange(want=1)).tasks
+
+    await worker.exchange(failed(dealt, error=b'{"kind":"timeout"}'))
+
+    (found,) = await world.store.ended_attempts(world.store.server, range(1, 100))
+    assert not found.is_success and found.error == b'{"kind":"timeout"}'
+
+
+async def test_what_was_cancelled_or_deleted_is_passed_over(world: World) -> None:
+    await run(world, b'"args":[1],"kwargs":{}')
+    cancelled = await world.submit(count=1)
+    await world.store.cancel(None, cancelled.ids)
+    accepted = await world.submit(new_task(payload=b'"args":[2],"kwargs":{}'))
+    worker = await world.worker()
+    await worker.exchange(*map(succeeded, (await worker.exchange(want=1)).tasks))
+    await world.store.delete(None, accepted.ids[0])
+    world.has_purged = True
+
+    found = await world.store.ended_attempts(world.store.server, range(1, 100))
+
+    assert [each.payload for each in found] == [b'"args":[1],"kwargs":{}']
+
+
+async def test_the_first_calls_of_some_functions_are_found_among_many(world: World) -> None:
+    await run(world, *[b'"args":[1],"kwargs":{}'] * 5)
+    await run(world, *[b'"args":[1],"kwargs":{}'] * 3, function="exp")
+    statistics = world.store.statistics((0, "", "math:exp"))
+    assert statistics is not None
+    server = world.store.server
+    last = (await world.store.last_places())[server]
+
+    found = await world.store.places_of(
+        server, after=0, until=last, functions=[statistics.function], limit=100
+    )
+    some = await world.store.places_of(
+        server, after=found[0], until=last, functions=[statistics.function], limit=1
+    )
+
+    assert found == [last - 2, last - 1, last]
+    assert some == [last - 1]
