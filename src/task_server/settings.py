@@ -231,6 +231,13 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
         float | None,
         _described("Processors that a task may use, where there are control groups; default: all"),
     ] = None
+    gpus: Annotated[
+        str | None,
+        _described(
+            "GPUs that tasks may have, as in CUDA_VISIBLE_DEVICES, or none; default: those of that"
+            " variable, else all that nvidia-smi lists"
+        ),
+    ] = None
     processes: Annotated[
         int, Meta(description="Processes and threads that a task may have", ge=8)
     ] = 512

@@ -286,10 +286,13 @@ class Worker:
         slots: int = 100,
         pythons: Sequence[str] = ("3.11",),
         sandbox: int = 0,
+        **resources: Any,
     ) -> None:
         self.world = world
         self.token = token
-        self.facts = WorkerFacts(name="w", slots=slots, pythons=tuple(pythons), sandbox=sandbox)
+        self.facts = WorkerFacts(
+            name="w", slots=slots, pythons=tuple(pythons), sandbox=sandbox, **resources
+        )
         self.id: str | None = None
         self.session = ""
         self.number = 0

@@ -14,11 +14,13 @@ import cloudpickle
 import pytest
 from aiohttp import web
 
+from task_server.machine import available_cpus
 from task_server.settings import WorkerSettings
 from task_server.store.blobs import name_of
 from task_server.worker import agent as agent_module
 from task_server.worker import environments, process_tree
 from task_server.worker.agent import Agent, Refused
+from task_server.worker.sandbox.limits import share_of_memory
 from tests.e2e.processes import clean_environ
 from tests.worker.scripted_server import ScriptedServer, problem, scripted_server
 
@@ -99,6 +101,19 @@ def value(report: dict[str, Any]) -> Any:
 
 
 # ---- work
+
+
+async def test_it_says_what_tasks_may_have_there(
+    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    await start()
+
+    (joined,) = server.joins
+
+    assert joined["cpu"] == available_cpus()
+    assert joined["memory"] == share_of_memory(1)
+    assert joined["gpu"] == 2
 
 
 async def test_tasks_run_and_are_reported_once(server: ScriptedServer, start: Start) -> None:

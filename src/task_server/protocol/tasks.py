@@ -56,6 +56,18 @@ class Retries(Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class Requires(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a task needs of its worker."""
+
+    cpu: float | None = None
+    """Cores."""
+    memory: float | str | None = None
+    """Bytes, or a text such as `2GiB`."""
+    gpu: int | None = None
+    labels: dict[str, str] | None = None
+    """Names and values that the worker's own labels have to have."""
+
+
 class Item(Struct, forbid_unknown_fields=True):
     """What nearly every member of a list has of its own; the rest stands in `defaults`."""
 
@@ -92,7 +104,7 @@ class Task(Struct, forbid_unknown_fields=True, kw_only=True):
     finish_by: datetime | UnsetType | None = UNSET
     at_most_once: bool | UnsetType | None = UNSET
     keep: float | Literal["until_read"] | UnsetType | None = UNSET
-    requires: dict[str, object] | UnsetType | None = UNSET
+    requires: Requires | UnsetType | None = UNSET
     require_sandbox: int | UnsetType | None = UNSET
     isolation: Literal["reuse", "fresh"] | UnsetType | None = UNSET
     tags: list[str] | UnsetType | None = UNSET

@@ -8,6 +8,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import Generic
 
 from task_server.scheduling.lanes import C, Candidate, Key, Lane
+from task_server.scheduling.requires import Free, Requires
 from task_server.scheduling.shares import Shares
 
 PREFETCH_SECONDS = 0.050
@@ -23,6 +24,7 @@ class Room(Generic[C]):
     __slots__ = (
         "broken",
         "dealt",
+        "free",
         "is_plain",
         "long",
         "pythons",
@@ -43,6 +45,7 @@ class Room(Generic[C]):
         sandbox: int,
         is_plain: bool = False,
         broken: frozenset[str] = frozenset(),
+        free: Free | None = None,
     ) -> None:
         self.want = want
         self.slots = slots
@@ -51,6 +54,8 @@ class Room(Generic[C]):
         self.is_plain = is_plain
         self.broken = broken
         """Environments that it could not build of late."""
+        self.free = free
+        """None: tasks that require something are not for it."""
         self.long = 0
         self.short = 0
         self.short_seconds = 0.0
@@ -63,15 +68,24 @@ class Room(Generic[C]):
             return False
         if lane.sandbox > self.sandbox:
             return False
+        if lane.requires is not None and not self.has(lane.requires):
+            return False
         return lane.plain if self.is_plain else lane.python in self.pythons
 
-    def hold(self, *, is_short: bool, seconds: float) -> None:
+    def has(self, requires: Requires) -> bool:
+        """True when it has that free now."""
+        slots = self.slots - self.long - self.short if requires.takes else self.slots
+        return self.free is not None and self.free.has(requires, slots=slots)
+
+    def hold(self, *, is_short: bool, seconds: float, requires: Requires | None = None) -> None:
         """Count a task that the worker has."""
         if is_short:
             self.short += 1
             self.short_seconds += seconds
-        else:
+        elif requires is None or self.free is None:
             self.long += 1
+        else:
+            self.long += self.free.take(requires)
 
     def is_full(self, *, ahead: bool) -> bool:
         """True when it can take nothing at all: no free slot, or `ahead` no slot to add to."""
@@ -94,19 +108,19 @@ class Room(Generic[C]):
         seconds = self.short_seconds + candidate.statistics.price().p90
         return seconds <= PREFETCH_SECONDS * free and self.short < PREFETCH_TASKS * free
 
-    def give(self, candidate: C) -> None:
+    def give(self, candidate: C, requires: Requires | None = None) -> None:
         """Deal it."""
-        seconds = short_seconds(candidate)
-        self.hold(is_short=seconds is not None, seconds=seconds or 0.0)
+        seconds = short_seconds(candidate, requires)
+        self.hold(is_short=seconds is not None, seconds=seconds or 0.0, requires=requires)
         self.want -= 1
         self.reply_bytes += candidate.size
         self.dealt.append(candidate)
 
 
-def short_seconds(candidate: Candidate) -> float | None:
+def short_seconds(candidate: Candidate, requires: Requires | None = None) -> float | None:
     """Predicted p90 of what may share a slot with others; None for what has it alone."""
     statistics = candidate.statistics
-    if candidate.crashes or not statistics.is_short:
+    if candidate.crashes or not statistics.is_short or (requires is not None and requires.takes):
         return None
     return statistics.price().p90
 
@@ -163,17 +177,29 @@ def _fill(
 ) -> None:
     while turns and not room.is_full(ahead=ahead):
         _, owner, heads = turns[0]
-        candidate = heads[0][2].window.entries[0]
+        lane = heads[0][2]
+        if lane.requires is not None and not room.has(lane.requires):
+            _drop(turns)  # the worker had it before it was given some of the lane
+            continue
+        candidate = lane.window.entries[0]
         if not room.takes(candidate, ahead=ahead):
             heappop(turns)  # nothing of an owner passes that owner's first
             continue
-        room.give(candidate)
+        room.give(candidate, lane.requires)
         share = shares.charge(owner, abs(candidate.predicted))
         _advance(heads, refill)
         if heads:
             heapreplace(turns, (share, owner, heads))
         else:
             heappop(turns)
+
+
+def _drop(turns: list[Turn[C]]) -> None:
+    """Go on without the first lane."""
+    heads = turns[0][2]
+    heappop(heads)
+    if not heads:
+        heappop(turns)
 
 
 def _advance(heads: list[Head[C]], refill: Callable[[Lane[C]], None]) -> None:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from task_server.scheduling.requires import Requires
 from task_server.scheduling.statistics import Statistics
 
 WINDOW = 1024
@@ -97,6 +98,7 @@ class Lane(Generic[C]):
         "priority",
         "python",
         "request",
+        "requires",
         "sandbox",
         "window",
     )
@@ -113,6 +115,7 @@ class Lane(Generic[C]):
         request: int,
         environment: str | None,
         window: Window[C],
+        requires: Requires | None = None,
     ) -> None:
         self.number = number
         self.owner = owner
@@ -124,6 +127,13 @@ class Lane(Generic[C]):
         self.environment = environment
         """Digest of its lock; None while there is none."""
         self.window = window
+        self.requires = requires
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells it from others."""
+        facts = (self.sandbox, self.python, self.plain, self.request)
+        return (self.owner, self.priority, self.requires, *facts)
 
     @property
     def is_leasable(self) -> bool:

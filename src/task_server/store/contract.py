@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from task_server.protocol.workers import EnvironmentState, Held
+from task_server.scheduling.requires import Free
 from task_server.scheduling.statistics import Price, Statistics
 from task_server.store.contract_learning import LearningStore
 from task_server.store.contract_orders import OrderStore
@@ -65,6 +66,8 @@ class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
     """Seconds that its payloads are kept after its end, or UNTIL_READ; None: not stated."""
     sandbox: int = 0
     """Level that a worker has to reach, 0 to 4."""
+    requires: str = ""
+    """`Requires.text`."""
 
     @property
     def function_key(self) -> FunctionKey:
@@ -176,6 +179,14 @@ class WorkerFacts(Struct, frozen=True, kw_only=True):
     sandbox: int = 0
     version: str = ""
     is_plain: bool = False
+
+    def free(self) -> Free | None:
+        """What it has of resources while it does nothing; None for a plain worker."""
+        if self.is_plain:
+            return None
+        return Free(
+            slots=self.slots, cpu=self.cpu, memory=self.memory, gpu=self.gpu, labels=self.labels
+        )
 
 
 class LeaseKey(Struct, frozen=True):

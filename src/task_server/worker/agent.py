@@ -15,6 +15,7 @@ import msgspec
 from task_server import errors
 from task_server.client.aio import AsyncTransport
 from task_server.client.requests import refusal
+from task_server.machine import available_cpus
 from task_server.protocol.workers import (
     PROTOCOL,
     Assignment,
@@ -34,6 +35,7 @@ from task_server.worker.attempts import (
     report_of,
 )
 from task_server.worker.calls import CallLimits, Outcome
+from task_server.worker.devices import devices_of
 from task_server.worker.disk import Disk
 from task_server.worker.environments import Environment, Environments
 from task_server.worker.imports import Imports
@@ -44,6 +46,7 @@ from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
 from task_server.worker.room import Room
 from task_server.worker.sandbox.choice import choose, wishes_of
+from task_server.worker.sandbox.limits import share_of_memory
 from task_server.worker.session import Session
 from task_server.worker.slots import Slots
 from task_server.worker.spool import Spool
@@ -113,6 +116,8 @@ class Agent:
         )
         self._level = 0
         """Of the sandbox."""
+        self._devices: tuple[str, ...] = ()
+        """GPUs that tasks may have."""
         self._wake = asyncio.Event()
         self._orders = Orders(
             self._environments,
@@ -160,6 +165,7 @@ class Agent:
             directory=self._data / "runners",
         )
         self._level = chosen.level
+        self._devices = await asyncio.to_thread(devices_of, self._settings.gpus)
         self._slots.use(chosen.sandbox)
         self._spool.open()
         left = self._large.open()
@@ -255,6 +261,9 @@ class Agent:
             slots=self._settings.slots,
             worker=self._identity(),
             labels=labels_of(self._settings.labels),
+            cpu=float(available_cpus()),
+            memory=share_of_memory(1),
+            gpu=len(self._devices),
             pythons=self._environments.pythons,
             sandbox=self._level,
             platform=platform.platform(),

@@ -5,6 +5,7 @@ from tests.mutations.lists import (
     faults,
     operations,
     postgres,
+    requires,
     retention,
     sqlite,
     transitions,
@@ -17,6 +18,7 @@ GUARDS: list[Guard] = [
     *retention.GUARDS,
     *postgres.GUARDS,
     *worker.GUARDS,
+    *requires.GUARDS,
     *faults.GUARDS,
     *operations.GUARDS,
 ]

@@ -18,6 +18,7 @@ from task_server.protocol.tasks import FunctionByValue, Retries, Task
 from task_server.protocol.workers import SANDBOX_LEVELS
 from task_server.server.service.installs import given as _given
 from task_server.server.service.installs import read_installs
+from task_server.server.service.requires import read_requires
 from task_server.server.service.uploads import OwnUploads
 from task_server.store.contract import UNTIL_READ, KindSpec
 
@@ -52,6 +53,7 @@ def make_spec(
         environment = empty_lock(python).digest
     sandbox = _sandbox(task)
     isolation = _given(task.isolation, "reuse")
+    requires = read_requires(_given(task.requires, None)).text
     is_plain = is_plain and by_value is None and encoding == "json" and len(packages) <= 1
     return KindSpec(
         owner=owner,
@@ -73,14 +75,15 @@ def make_spec(
         result_encoding=encoding,
         isolation=isolation,
         tags=_tags(task),
-        plain=is_plain and sandbox == 0 and isolation == "reuse",
+        plain=is_plain and sandbox == 0 and isolation == "reuse" and not requires,
         keep=_keep(task),
         sandbox=sandbox,
+        requires=requires,
     )
 
 
 def _check_supported(task: Task) -> None:
-    later = ("finish_by", "requires", "limit_keys")
+    later = ("finish_by", "limit_keys")
     for name in later:
         if _given(getattr(task, name), None):
             raise NotSupported(f"{name} is not supported yet", field=name)

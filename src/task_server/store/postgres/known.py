@@ -12,12 +12,13 @@ from typing import Any
 
 import msgspec
 
+from task_server.scheduling.requires import requires_of
 from task_server.store.contract import FunctionKey, Kind, KindSpec
 from task_server.store.postgres.memory import LOCKED, TO_LOCK, LaneFacts, Memory, Request
 
 _KINDS = """
 SELECT k.kind, k.function, k.lane, k.spec, f.owner, f.distribution, f.name,
-       l.lane, l.owner, l.priority, l.python, l.plain, l.sandbox, l.request,
+       l.lane, l.owner, l.priority, l.python, l.plain, l.sandbox, l.request, l.requires,
        r.request, r.text, r.python, r.environment, r.state
   FROM kinds k
   JOIN functions f ON f.function = k.function
@@ -25,7 +26,7 @@ SELECT k.kind, k.function, k.lane, k.spec, f.owner, f.distribution, f.name,
   JOIN environment_requests r ON r.request = l.request
  WHERE k."""
 _LANES = """
-SELECT l.lane, l.owner, l.priority, l.python, l.plain, l.sandbox, l.request,
+SELECT l.lane, l.owner, l.priority, l.python, l.plain, l.sandbox, l.request, l.requires,
        r.request, r.text, r.python, r.environment, r.state
   FROM lanes l JOIN environment_requests r ON r.request = l.request
  WHERE l.lane = ANY($1::int[])"""
@@ -44,14 +45,14 @@ SELECT * FROM unnest($1::int[], $2::text[], $3::text[]) ORDER BY 1, 2, 3
 ON CONFLICT (owner, distribution, name) DO NOTHING"""
 _MAKE_LANES = """
 INSERT INTO lanes (owner, priority, requires, sandbox, python, plain, request, limit_keys)
-SELECT w.owner, w.priority, '', w.sandbox, w.python, w.plain, w.request, ''
-  FROM unnest($1::int[], $2::int[], $3::int[], $4::text[], $5::int[], $6::int[])
-    AS w(owner, priority, sandbox, python, plain, request)
- ORDER BY w.owner, w.priority, w.sandbox, w.python, w.plain, w.request
+SELECT w.owner, w.priority, w.requires, w.sandbox, w.python, w.plain, w.request, ''
+  FROM unnest($1::int[], $2::int[], $3::text[], $4::int[], $5::text[], $6::int[], $7::int[])
+    AS w(owner, priority, requires, sandbox, python, plain, request)
+ ORDER BY w.owner, w.priority, w.requires, w.sandbox, w.python, w.plain, w.request
 ON CONFLICT (owner, priority, requires, sandbox, python, plain, request, limit_keys) DO NOTHING"""
 _LANES_LIKE = """
-SELECT lane, owner, priority, python, plain, sandbox, request FROM lanes
- WHERE owner = ANY($1::int[]) AND requires = '' AND limit_keys = ''"""
+SELECT lane, owner, priority, python, plain, sandbox, request, requires FROM lanes
+ WHERE owner = ANY($1::int[]) AND requires = ANY($2::text[]) AND limit_keys = ''"""
 _MAKE_KINDS = """
 INSERT INTO kinds (digest, owner, function, lane, spec, keep, pickle)
 SELECT * FROM unnest($1::bytea[], $2::int[], $3::int[], $4::int[], $5::bytea[], $6::float8[],
@@ -84,8 +85,8 @@ async def know_lanes(connection: Any, memory: Memory, numbers: Iterable[int]) ->
     missing = [number for number in numbers if number not in memory.lanes]
     if missing:
         for row in await connection.fetch(_LANES, missing):
-            _remember_lane(memory, row[:7])
-            _remember_request(memory, row[7:])
+            _remember_lane(memory, row[:8])
+            _remember_request(memory, row[8:])
 
 
 async def know_new_functions(connection: Any, memory: Memory) -> None:
@@ -109,17 +110,16 @@ async def know_open_requests(connection: Any, memory: Memory) -> None:
 def _remember_kinds(memory: Memory, rows: Iterable[Row]) -> None:
     for row in rows:
         memory.remember_function(row[1], (row[4], row[5], row[6]))
-        _remember_lane(memory, row[7:14])
-        _remember_request(memory, row[14:])
+        _remember_lane(memory, row[7:15])
+        _remember_request(memory, row[15:])
         memory.remember_kind(Kind.read(row[0], row[1], row[2], row[3]))
 
 
 def _remember_lane(memory: Memory, row: Row) -> None:
-    lane, owner, priority, python, plain, sandbox, request = row
+    lane, owner, priority, python, plain, sandbox, request, required = row
     if lane not in memory.lanes:
-        memory.remember_lane(
-            LaneFacts(lane, owner, priority, python, bool(plain), sandbox, request)
-        )
+        facts = (python, bool(plain), sandbox, request, requires_of(required))
+        memory.remember_lane(LaneFacts(lane, owner, priority, *facts))
 
 
 def _remember_request(memory: Memory, row: Row) -> None:
@@ -170,7 +170,8 @@ def _digest(spec: KindSpec) -> bytes:
 
 def _lane_key(memory: Memory, spec: KindSpec) -> tuple[object, ...]:
     request = memory.requests[spec.request].number
-    return (spec.owner, spec.priority, spec.sandbox, spec.python, spec.plain, request)
+    facts = (spec.sandbox, spec.python, spec.plain, request)
+    return (spec.owner, spec.priority, spec.requires, *facts)
 
 
 async def _find_kinds(connection: Any, memory: Memory, digests: Collection[bytes]) -> None:
@@ -215,9 +216,10 @@ async def _make_lanes(connection: Any, memory: Memory, specs: Iterable[KindSpec]
     if not missing:
         return
     rows = [
-        (owner, priority, sandbox, python, int(bool(plain)), request)
-        for owner, priority, sandbox, python, plain, request in missing
+        (owner, priority, required, sandbox, python, int(bool(plain)), request)
+        for owner, priority, required, sandbox, python, plain, request in missing
     ]
     await connection.execute(_MAKE_LANES, *columns(rows))
-    for row in await connection.fetch(_LANES_LIKE, list({row[0] for row in rows})):
+    owners, required = list({row[0] for row in rows}), list({row[2] for row in rows})
+    for row in await connection.fetch(_LANES_LIKE, owners, required):
         _remember_lane(memory, row)

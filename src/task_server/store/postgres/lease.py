@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
+from task_server.scheduling.requires import requires_of
 from task_server.store.contract import Dealt
 from task_server.store.postgres.group import Again, Group
 from task_server.store.postgres.inserting import insert_fresh
@@ -71,6 +72,7 @@ async def _dealt(group: Group) -> list[Taken]:
     lanes = await _lanes(group) if waiting else []
     fitting = _fitting(lanes, waiting)
     rooms = await _rooms(group, waiting) if fitting else {}
+    fitting = {lane for lane in fitting if _has_room(group.memory.lanes[lane], rooms)}
     most = sum(room.want for room in rooms.values() if not _is_full(room))
     if not most:
         return []
@@ -137,6 +139,11 @@ def _fitting(lanes: Iterable[LaneFacts], waiting: Sequence[Waiter]) -> set[int]:
     return {lane.number for lane in lanes if lane.python in pythons or (has_plain and lane.plain)}
 
 
+def _has_room(lane: LaneFacts, rooms: Mapping[Waiter, Room[Queued]]) -> bool:
+    """Whether one of them has what the lane requires: a look locks what it finds."""
+    return lane.requires is None or any(room.has(lane.requires) for room in rooms.values())
+
+
 def _is_full(room: Room[Queued]) -> bool:
     return room.is_full(ahead=False) and room.is_full(ahead=True)
 
@@ -187,15 +194,21 @@ def _room(group: Group, waiter: Waiter) -> Room[Queued]:
             for (worker, environment), until in broken
             if worker == waiter.worker and until > group.now
         ),
+        free=facts.free(),
     )
 
 
 def _hold(room: Room[Queued], memory: Memory, kind: int, *, is_short: bool, count: int) -> None:
-    if not is_short:
+    if is_short:
+        room.short += count
+        room.short_seconds += count * memory.statistics_of(memory.kinds[kind]).price().p90
+        return
+    requires = requires_of(memory.kinds[kind].spec.requires)
+    if requires is None:
         room.long += count
         return
-    room.short += count
-    room.short_seconds += count * memory.statistics_of(memory.kinds[kind]).price().p90
+    for _ in range(count):
+        room.hold(is_short=False, seconds=0.0, requires=requires)
 
 
 # ---- deal and take
@@ -233,7 +246,8 @@ def _secrets(count: int) -> list[bytes]:
 
 
 def _lease(task: Queued, waiter: Waiter, secret: bytes) -> tuple[int, int, bytes, int]:
-    is_short = short_seconds(task) is not None and not waiter.facts.is_plain
+    seconds = short_seconds(task, requires_of(task.kind.spec.requires))
+    is_short = seconds is not None and not waiter.facts.is_plain
     return (waiter.session, waiter.number, secret, int(is_short))
 
 

@@ -85,6 +85,7 @@ class Looked:
             request=lane.request,
             environment=environment_of(self._group, lane),
             window=Window(is_complete=False),
+            requires=lane.requires,
         )
 
     async def look_at(self, numbers: Collection[int]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from task_server.scheduling.lanes import Candidate
+from task_server.scheduling.requires import Requires
 from task_server.scheduling.statistics import Statistics
 from task_server.store.contract import (
     ExchangeResult,
@@ -83,11 +84,14 @@ class LaneFacts(Struct, frozen=True):
     plain: bool
     sandbox: int
     request: int
+    requires: Requires | None
 
     @property
     def key(self) -> tuple[object, ...]:
         """What tells it from others."""
-        return (self.owner, self.priority, self.sandbox, self.python, self.plain, self.request)
+        required = "" if self.requires is None else self.requires.text
+        facts = (self.sandbox, self.python, self.plain, self.request)
+        return (self.owner, self.priority, required, *facts)
 
 
 class Hint:

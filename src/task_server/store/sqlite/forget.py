@@ -92,8 +92,7 @@ def _forget_lanes(group: Group, lanes: Sequence[int]) -> int:
     for (number,) in gone:
         lane = memory.lanes.pop(number)
         memory.active.discard(number)
-        key = (lane.owner, lane.priority, lane.sandbox, lane.python, lane.plain, lane.request)
-        del memory.lanes_by_key[key]
+        del memory.lanes_by_key[lane.key]
     return len(gone)
 
 

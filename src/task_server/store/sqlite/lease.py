@@ -84,10 +84,11 @@ def _room(waiter: Waiter, broken: dict[tuple[int, str], float]) -> Room[Queued]:
         sandbox=facts.sandbox,
         is_plain=facts.is_plain,
         broken=frozenset(environment for worker, environment in broken if worker == session.worker),
+        free=facts.free(),
     )
     if not facts.is_plain:
         for running in session.leases.values():
-            room.hold(is_short=running.is_short, seconds=running.high)
+            room.hold(is_short=running.is_short, seconds=running.high, requires=running.requires)
     return room
 
 
@@ -151,7 +152,8 @@ def _hand_over(group: Group, taken: list[Taken]) -> list[Waiter]:
 
 
 def _running(group: Group, task: Queued, reply: int, secret: bytes) -> Running:
-    high = short_seconds(task)
+    requires = group.lane_of(task).requires
+    high = short_seconds(task, requires)
     return Running(
         number=task.number,
         id=task.id,
@@ -166,6 +168,7 @@ def _running(group: Group, task: Queued, reply: int, secret: bytes) -> Running:
         predicted=task.predicted,
         is_short=high is not None,
         high=high or 0.0,
+        requires=requires,
     )
 
 

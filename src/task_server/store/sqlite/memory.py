@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from task_server.scheduling.lanes import Candidate, Lane, Window
+from task_server.scheduling.requires import Requires, requires_of
 from task_server.scheduling.shares import Shares
 from task_server.scheduling.statistics import Statistics
 from task_server.store.contract import (
@@ -66,6 +67,7 @@ class Running(Struct):
     high: float = 0.0
     """Predicted p90 in seconds, of a short function."""
     phase: str = "leased"
+    requires: Requires | None = None
 
     @property
     def key(self) -> LeaseKey:
@@ -203,7 +205,9 @@ class Memory:
         self.next_n = max(highest + 1, kept.get("next_n", 1))
         self._read_requests()
         self._read_functions()
-        for row in one("SELECT lane, owner, priority, python, plain, sandbox, request FROM lanes"):
+        for row in one(
+            "SELECT lane, owner, priority, python, plain, sandbox, request, requires FROM lanes"
+        ):
             self._add_lane(*row)
         self.load = dict(
             one("SELECT kind, queued FROM kind_load WHERE server = ? AND queued > 0", (SERVER,))
@@ -262,6 +266,7 @@ class Memory:
         plain: int,
         sandbox: int,
         request: int,
+        required: str,
     ) -> Lane[Queued]:
         lane: Lane[Queued] = Lane(
             number,
@@ -273,9 +278,10 @@ class Memory:
             request=request,
             environment=self.requests_by_number[request].environment,
             window=Window(is_complete=True),
+            requires=requires_of(required),
         )
         self.lanes[number] = lane
-        self.lanes_by_key[owner, priority, sandbox, python, bool(plain), request] = lane
+        self.lanes_by_key[lane.key] = lane
         return lane
 
     # ---- look-ups that make what is missing
@@ -316,13 +322,15 @@ class Memory:
 
     def lane(self, spec: KindSpec, request: Request) -> Lane[Queued]:
         """The lane of a spec."""
-        key = (spec.owner, spec.priority, spec.sandbox, spec.python, spec.plain, request.number)
+        required = requires_of(spec.requires)
+        facts = (spec.sandbox, spec.python, spec.plain, request.number)
+        key = (spec.owner, spec.priority, required, *facts)
         found = self.lanes_by_key.get(key)
         if found is None:
             cursor = self.connection.execute(
                 "INSERT INTO lanes (owner, priority, requires, sandbox, python, plain, request,"
-                " limit_keys) VALUES (?, ?, '', ?, ?, ?, ?, '')",
-                key,
+                " limit_keys) VALUES (?, ?, ?, ?, ?, ?, ?, '')",
+                (spec.owner, spec.priority, spec.requires, *facts),
             )
             found = self._add_lane(
                 int(cursor.lastrowid or 0),
@@ -332,6 +340,7 @@ class Memory:
                 int(spec.plain),
                 spec.sandbox,
                 request.number,
+                spec.requires,
             )
         return found
 

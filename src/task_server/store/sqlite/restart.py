@@ -140,7 +140,9 @@ def _read_running(memory: Memory) -> None:
         session = memory.sessions_by_row[row]
         batch, position, submitted_at, started_at, reply, predicted, payload, crashes = rest
         statistics = memory.statistics_of(kind)
-        is_short = statistics.is_short and not crashes
+        requires = memory.lanes[kind.lane].requires
+        has_slot_alone = crashes or (requires is not None and requires.takes)
+        is_short = statistics.is_short and not has_slot_alone
         session.leases[number] = Running(
             number=number,
             id=task,
@@ -155,6 +157,7 @@ def _read_running(memory: Memory) -> None:
             predicted=predicted,
             is_short=is_short,
             high=statistics.price().p90 if is_short else 0.0,
+            requires=requires,
             # What was told before the restart is not known: to count it as started is the safe way.
             phase="running",
         )

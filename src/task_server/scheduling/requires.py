@@ -1,0 +1,95 @@
+"""What tasks require of a worker, and what of it a worker has free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+
+import msgspec
+from msgspec import Struct
+
+ROUNDING = 1e-9
+"""Sums of cores are not exact."""
+
+
+class Requires(Struct, frozen=True, omit_defaults=True):
+    """What one task requires; nothing of what is 0 or empty."""
+
+    cpu: float = 0.0
+    """Cores."""
+    memory: int = 0
+    """Bytes."""
+    gpu: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
+    """Names and values that the worker's labels have to have, by name."""
+
+    @property
+    def text(self) -> str:
+        """The one way to write it, empty for nothing; `requires_of` reads it."""
+        return _texts.encode(self).decode() if self != NOTHING else ""
+
+    @property
+    def takes(self) -> bool:
+        """Whether a task takes something that others then cannot have."""
+        return bool(self.cpu or self.memory or self.gpu)
+
+
+NOTHING = Requires()
+_texts = msgspec.json.Encoder()
+_requires = msgspec.json.Decoder(Requires)
+
+
+@lru_cache(4096)
+def requires_of(text: str) -> Requires | None:
+    """What `Requires.text` wrote; None for nothing."""
+    return _requires.decode(text) if text else None
+
+
+class Free:
+    """What a worker has free of cores, memory and GPUs, and the labels it has.
+
+    A task that states no cores takes its slot's share of them; so cores are counted in slots.
+    """
+
+    __slots__ = ("cpu", "gpu", "labels", "memory", "slots")
+
+    def __init__(
+        self,
+        *,
+        slots: int,
+        cpu: float | None,
+        memory: int | None,
+        gpu: int,
+        labels: Mapping[str, str],
+    ) -> None:
+        self.slots = slots
+        """All of them."""
+        self.cpu = cpu or 0.0
+        """All cores; 0 where the worker does not say."""
+        self.memory = memory or 0
+        self.gpu = gpu
+        self.labels = labels
+
+    def slots_for(self, requires: Requires) -> int:
+        """How many slots a task takes, so that no core is promised twice."""
+        if not requires.cpu or not self.cpu:
+            return 1
+        return max(math.ceil(requires.cpu * self.slots / self.cpu - ROUNDING), 1)
+
+    def has(self, requires: Requires, *, slots: int) -> bool:
+        """Whether that is free now, where so many slots are."""
+        if requires.memory > self.memory or requires.gpu > self.gpu:
+            return False
+        if requires.cpu and requires.cpu > self.cpu + ROUNDING:
+            return False
+        labels = self.labels
+        if any(labels.get(name) != value for name, value in requires.labels):
+            return False
+        return self.slots_for(requires) <= slots
+
+    def take(self, requires: Requires) -> int:
+        """Count what a task takes; gives the number of slots."""
+        self.memory -= requires.memory
+        self.gpu -= requires.gpu
+        return self.slots_for(requires)

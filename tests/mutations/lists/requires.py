@@ -1,0 +1,103 @@
+"""Guards of what tasks require: it is there, it is free, and nothing is promised twice."""
+
+from tests.mutations.guards import Guard
+
+_PURE = "tests/scheduling/test_requires.py"
+_STORE = "tests/store/test_requires.py -k 'not postgres'"
+_POSTGRES = "tests/store/test_requires.py -k 'postgres'"
+_SERVER = "tests/server/test_requires.py"
+
+
+GUARDS = [
+    Guard(
+        "scheduling/deal.py",
+        "a lane's requirements are passed over",
+        "if lane.requires is not None and not self.has(lane.requires):",
+        "if False:",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/deal.py",
+        "one deal gives more than there is",
+        "if lane.requires is not None and not room.has(lane.requires):",
+        "if False:",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/deal.py",
+        "a plain worker gets what requires something",
+        "return self.free is not None and self.free.has(requires, slots=slots)",
+        "return self.free is None or self.free.has(requires, slots=slots)",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/deal.py",
+        "several that take resources share one slot",
+        " or (requires is not None and requires.takes):",
+        ":",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/deal.py",
+        "what is held is not counted",
+        "self.long += self.free.take(requires)",
+        "self.long += 1",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/requires.py",
+        "memory or GPUs are promised twice",
+        "if requires.memory > self.memory or requires.gpu > self.gpu:",
+        "if False:",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/requires.py",
+        "more cores are promised than there are",
+        "if requires.cpu and requires.cpu > self.cpu + ROUNDING:",
+        "if False:",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/requires.py",
+        "cores are promised twice",
+        "return max(math.ceil(requires.cpu * self.slots / self.cpu - ROUNDING), 1)",
+        "return 1",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/requires.py",
+        "labels are passed over",
+        "if any(labels.get(name) != value for name, value in requires.labels):",
+        "if False:",
+        _PURE,
+    ),
+    Guard(
+        "store/sqlite/lease.py",
+        "what runs is not counted",
+        "requires=running.requires",
+        "requires=None",
+        _STORE,
+    ),
+    Guard(
+        "store/sqlite/restart.py",
+        "what runs is not counted after a restart",
+        "            requires=requires,\n",
+        "",
+        _STORE,
+    ),
+    Guard(
+        "store/postgres/lease.py",
+        "what runs is not counted",
+        "requires = requires_of(memory.kinds[kind].spec.requires)",
+        "requires = None",
+        _POSTGRES,
+    ),
+    Guard(
+        "server/service/specs.py",
+        "a task that requires something is offered to plain workers",
+        ' and isolation == "reuse" and not requires,',
+        ' and isolation == "reuse",',
+        _SERVER,
+    ),
+]
