@@ -123,6 +123,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
         ),
     ] = None
 
+    order: Annotated[
+        Literal["predicted", "submit"],
+        _described(
+            "predicted: short work first, with ageing, and of a batch the longest; submit: as it"
+            " became ready"
+        ),
+    ] = "predicted"
     allowed_packages: Annotated[
         str | None,
         _described(

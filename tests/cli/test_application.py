@@ -94,7 +94,7 @@ def test_task_options_are_passed_on(use: Use) -> None:
     transport = use(a_server())
 
     options = "--timeout 5 --retries 2 --priority 3 --tag a --tag b --python 3.12 -p x -p y"
-    run(["submit", "m:f", *options.split()])
+    run(["submit", "m:f", *options.split(), "--finish-by", "2030-01-01T18:00:00Z"])
 
     (body,) = transport.bodies("POST", "/v1/tasks")
     del body["id"]
@@ -104,6 +104,7 @@ def test_task_options_are_passed_on(use: Use) -> None:
         "timeout": 5.0,
         "retries": {"max": 2},
         "priority": 3,
+        "finish_by": "2030-01-01T18:00:00Z",
         "tags": ["a", "b"],
         "python": "3.12",
         "package": ["x", "y"],

@@ -222,6 +222,21 @@ class World(ABC):
             )
         )
 
+    async def submit_kinds(
+        self,
+        tasks: Sequence[NewTask],
+        *,
+        kinds: Sequence[KindSpec],
+        prices: Sequence[Price],
+        batch: BatchSpec | None = None,
+        into: bytes | None = None,
+        slots: int = 1,
+    ) -> Accepted:
+        """Submit tasks of several kinds, where so many can run at once."""
+        return await self.store.submit(
+            Submission(1, kinds, prices, tasks, batch=batch, into=into, slots=slots)
+        )
+
     async def task(self, task: bytes) -> TaskRow:
         """The task as it can be read."""
         row = await self.store.task(task, None)

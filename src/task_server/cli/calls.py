@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from task_server.client.submission import Arguments
 from task_server.errors import RequestError, TaskServerError
 from task_server.protocol.tasks import TaskView
 
+TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 FunctionName = Annotated[
     str, typer.Argument(metavar="FUNCTION", help="module:qualname, such as math:factorial.")
 ]
@@ -43,6 +45,10 @@ Script = Annotated[
 Timeout = Annotated[float | None, typer.Option(help="Seconds that the run may take.")]
 Retries = Annotated[int | None, typer.Option(help="How often a failed run is tried again.")]
 Priority = Annotated[int | None, typer.Option(help="-10 to 10, higher first.")]
+FinishBy = Annotated[
+    datetime | None,
+    typer.Option(formats=TIMES, help="When it is wanted; it starts before what has more time."),
+]
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A text to find the task by.")]
 Python = Annotated[str | None, typer.Option(help="Minor version, such as 3.11.")]
 Wait = Annotated[float | None, typer.Option(help="Seconds to wait before giving up (exit 124).")]
@@ -67,6 +73,7 @@ def call(
     timeout: Timeout = None,
     retries: Retries = None,
     priority: Priority = None,
+    finish_by: FinishBy = None,
     tag: Tags = None,
     python: Python = None,
     requirements: Requirements = None,
@@ -78,7 +85,8 @@ def call(
     Example: task-server call humanize:intcomma 1234567 -p humanize
     """
     args, kwargs = _arguments(arguments, keywords)
-    client = _client(timeout, retries, priority, tag, python).options(**files(requirements, script))
+    client = _client(timeout, retries, priority, finish_by, tag, python)
+    client = client.options(**files(requirements, script))
     remote = client.function(function, package=_named(package))
     future = remote.submit(*args, **kwargs)
     try:
@@ -103,6 +111,7 @@ def submit(
     timeout: Timeout = None,
     retries: Retries = None,
     priority: Priority = None,
+    finish_by: FinishBy = None,
     tag: Tags = None,
     python: Python = None,
     requirements: Requirements = None,
@@ -114,7 +123,8 @@ def submit(
     Example: task-server submit math:factorial 20000
     """
     args, kwargs = _arguments(arguments, keywords)
-    client = _client(timeout, retries, priority, tag, python).options(**files(requirements, script))
+    client = _client(timeout, retries, priority, finish_by, tag, python)
+    client = client.options(**files(requirements, script))
     future = client.function(function, package=_named(package)).submit(*args, **kwargs)
     if output is Format.TABLE:
         print(future.id)
@@ -129,6 +139,7 @@ def map_file(
     timeout: Timeout = None,
     retries: Retries = None,
     priority: Priority = None,
+    finish_by: FinishBy = None,
     tag: Tags = None,
     python: Python = None,
     requirements: Requirements = None,
@@ -140,7 +151,8 @@ def map_file(
     A line is a JSON array of arguments, an object of keyword arguments, or else the only argument.
     A task without an answer prints null, and its error on stderr; -o ndjson tells both.
     """
-    client = _client(timeout, retries, priority, tag, python).options(**files(requirements, script))
+    client = _client(timeout, retries, priority, finish_by, tag, python)
+    client = client.options(**files(requirements, script))
     calls = list(_calls(_lines(file)))
     batch = client.submit_all(function, calls, package=_named(package))
     failures = 0
@@ -180,6 +192,7 @@ def _client(
     timeout: float | None,
     retries: int | None,
     priority: int | None,
+    finish_by: datetime | None,
     tags: list[str] | None,
     python: str | None,
 ) -> Client:
@@ -187,6 +200,7 @@ def _client(
         timeout=timeout,
         retries=retries,
         priority=priority,
+        finish_by=finish_by,
         tags=tags or None,
         python=python,
         result_encoding="json",

@@ -49,6 +49,7 @@ from task_server.store.blobs import open_blobs
 from task_server.store.contract import Ended
 from task_server.store.opening import folder_of, is_postgres, open_store
 from task_server.store.records.retention import Keep
+from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,7 @@ async def running(
         settings.database_url,
         clock=clock,
         lease_seconds=settings.lease_seconds,
+        policy=Policy(by_prediction=settings.order == "predicted"),
         on_broken=on_broken,
         on_time=clock.agree,
     )

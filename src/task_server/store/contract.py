@@ -106,6 +106,8 @@ class NewTask(Struct):
     """Index into the submission's specs."""
     run_after: float | None = None
     start_by: float | None = None
+    finish_by: float | None = None
+    """When its owner wants it done."""
     after: tuple[bytes, ...] = ()
     """Ids of tasks that have to succeed before it may start."""
     blobs: tuple[str, ...] = ()
@@ -155,6 +157,8 @@ class Submission(Struct):
     stored: Sequence[StoredBlob] = ()
     """Blobs that were stored for it, since the moment `began`."""
     began: float = 0.0
+    slots: int = 1
+    """How many tasks can run at once, as of a moment ago."""
 
 
 class Accepted(Struct):

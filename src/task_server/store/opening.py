@@ -16,6 +16,7 @@ from task_server.store.sqlite.connection import open_writer
 from task_server.store.sqlite.filesystem import check_filesystem
 from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.sqlite.store import SqliteStore
+from task_server.store.transitions import Policy
 
 T = TypeVar("T")
 
@@ -52,6 +53,7 @@ async def open_store(
     *,
     clock: Callable[[], float],
     lease_seconds: float,
+    policy: Policy | None = None,
     on_broken: Callable[[], None] | None = None,
     on_time: Callable[[float], None] | None = None,
 ) -> Store:
@@ -61,11 +63,15 @@ async def open_store(
     """
     if is_postgres(url):
         opened: Store = await postgres_part("opening").open_store(
-            url, lease_seconds=lease_seconds, on_broken=on_broken, on_time=on_time
+            url, lease_seconds=lease_seconds, policy=policy, on_broken=on_broken, on_time=on_time
         )
         return opened
     return SqliteStore(
-        sqlite_path(url), clock=clock, lease_seconds=lease_seconds, on_broken=on_broken
+        sqlite_path(url),
+        clock=clock,
+        lease_seconds=lease_seconds,
+        policy=policy,
+        on_broken=on_broken,
     )
 
 

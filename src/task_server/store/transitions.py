@@ -13,13 +13,15 @@ from task_server.store.states import State
 
 
 class Policy(Struct, frozen=True):
-    """The limits of DELIVERY, section 2."""
+    """The limits of DELIVERY, section 2, and how tasks are put in order."""
 
     max_crashes: int = 3
     max_undelivered: int = 20
     max_releases: int = 5
     late_success: bool = True
     exclusion_seconds: float = 600.0
+    by_prediction: bool = True
+    """Short work first, with ageing (scheduling/order.py); else as it became ready."""
 
 
 class Row(Struct):

@@ -52,6 +52,7 @@ class Read(Struct):
     spec: int
     run_after: float | None
     start_by: float | None
+    finish_by: float | None
     after: tuple[bytes, ...]
     features: bytes | None = None
     """As `NewTask.features`."""
@@ -158,15 +159,13 @@ class Reader:
         digest = prefix.copy()
         digest.update(raw)
         payload, large, is_plain = read_arguments(call, task)
-        run_after, start_by = times(task)
         return Read(
             None if call.id is None else check_id(call.id, self._now),
             digest.digest(),
             payload,
             large,
             self._spec(task, is_plain=is_plain, is_shared=task is shared),
-            run_after,
-            start_by,
+            *times(task),
             awaited(task),
             read_features(given(call.features, None) or given(task.features, None)),
             len(payload) if large is None else len(large[1]),

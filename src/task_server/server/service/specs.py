@@ -83,7 +83,7 @@ def make_spec(
 
 
 def _check_supported(task: Task) -> None:
-    later = ("finish_by", "limit_keys")
+    later = ("limit_keys",)
     for name in later:
         if _given(getattr(task, name), None):
             raise NotSupported(f"{name} is not supported yet", field=name)
@@ -182,9 +182,13 @@ def awaited(task: Task) -> tuple[bytes, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def times(task: Task) -> tuple[float | None, float | None]:
-    """`run_after` and `start_by`, Unix seconds. Raises Invalid."""
-    return _moment(task.run_after, "run_after"), _moment(task.start_by, "start_by")
+def times(task: Task) -> tuple[float | None, float | None, float | None]:
+    """`run_after`, `start_by` and `finish_by`, Unix seconds. Raises Invalid."""
+    return (
+        _moment(task.run_after, "run_after"),
+        _moment(task.start_by, "start_by"),
+        _moment(task.finish_by, "finish_by"),
+    )
 
 
 def _moment(value: datetime | UnsetType | None, field: str) -> float | None:

@@ -115,6 +115,7 @@ async def prepare(
         key=None if key is None else IdempotencyKey(key, _digest(sent or body)),
         stored=stored,
         began=began,
+        slots=(await estimate.ahead(state)).slots,
     )
     state.budget.add(len(body))
     told = await estimate.of_submit(state, read.specs, prices, counts)
@@ -155,6 +156,7 @@ async def _tasks(state: State, read: list[Read]) -> list[NewTask]:
             task.spec,
             task.run_after,
             task.start_by,
+            task.finish_by,
             task.after,
             blobs,
             task.features,

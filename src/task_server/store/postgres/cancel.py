@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from task_server.store import transitions
+from task_server.store.postgres.anew import places_anew
 from task_server.store.postgres.change import Changes, FullRow, lock_numbers, read_locked
 from task_server.store.postgres.connection import PgRows
 from task_server.store.postgres.group import Again, Group
@@ -23,8 +24,10 @@ _OPEN_MEMBERS = """
 SELECT number FROM tasks WHERE batch = $1 AND state < 3 ORDER BY number + 0 LIMIT $2 FOR UPDATE"""
 _BEGIN_AGAIN = """
 UPDATE tasks t SET state = 0, secret = NULL, outcome = NULL, encoding = NULL, usage = NULL,
-       n = NULL, ended_at = NULL, first_read = NULL, ready_at = $3, due_at = $3
-  FROM unnest($1::bigint[], $2::int[]) AS w(number, attempt)
+       n = NULL, ended_at = NULL, first_read = NULL, ready_at = $5, due_at = w.due_at,
+       tie = w.tie
+  FROM unnest($1::bigint[], $2::int[], $3::float8[], $4::float8[])
+    AS w(number, attempt, due_at, tie)
 -- It must still have ended so; attempt never falls, also across generations.
  WHERE t.number = w.number AND t.state > 3 AND t.attempt = w.attempt"""
 _COUNT_AGAIN = """
@@ -131,7 +134,8 @@ async def _begin_generation(group: Group, rows: Sequence[FullRow]) -> None:
     for number in numbers:
         await history.keep(PgRows(group.connection), number)
     await ask_for_locks(group, [row.kind for row in rows])
-    values = columns([(row.number, row.attempt) for row in rows])
+    places = await places_anew(group, numbers)
+    values = columns([(row.number, row.attempt, *places[row.number]) for row in rows])
     if await group.execute(_BEGIN_AGAIN, *values, group.now) != len(rows):
         raise Again("a task is not as it was read")
     await group.execute(_KEEP_PLACES, *columns([(row.server, row.n) for row in rows]))
@@ -142,4 +146,4 @@ async def _begin_generation(group: Group, rows: Sequence[FullRow]) -> None:
     for row in rows:
         group.count_end(row.batch, row.state, -1)
         group.load[row.kind.number] += 1
-        group.queue(row.kind.lane, group.now)
+        group.queue(row.kind.lane, places[row.number][0])

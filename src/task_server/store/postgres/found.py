@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from task_server.errors import Conflict, Gone
 from task_server.store.contract import Accepted, Submission
+from task_server.store.places import BatchSoFar
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns
 from task_server.store.states import State
@@ -23,7 +25,10 @@ SELECT k.owner, k.key, k.digest, k.reply, k.batch
    SELECT x.* FROM submit_keys x WHERE x.owner = w.owner AND x.key = w.key OFFSET 0) k
 -- A key lives as long as its first task, and a week at least.
  WHERE k.until >= $3 OR EXISTS (SELECT FROM tasks WHERE id = substr(k.reply, 1, 16))"""
-BATCHES = "SELECT batch, id, digest, owner, is_open FROM batches WHERE id = ANY($1::bytea[])"
+BATCHES = (
+    "SELECT batch, id, digest, owner, is_open, in_order, expected, due_at, total FROM batches"
+    " WHERE id = ANY($1::bytea[])"
+)
 _LOCK_BATCHES = f"{BATCHES} ORDER BY batch + 0 FOR UPDATE"
 _THERE = """
 SELECT w.id, t.digest, k.owner, b.id, d.owner
@@ -57,13 +62,19 @@ class Awaited(Struct, frozen=True):
     state: State
 
 
-class Batch(Struct, frozen=True):
+class Batch(Struct):
     """A batch that is there."""
 
     number: int
     digest: bytes | None
     owner: int
     is_open: bool
+    so_far: BatchSoFar
+
+    def grow(self, count: int, due_at: float) -> None:
+        """Another submission of the group adds to it."""
+        total = self.so_far.total + count
+        self.so_far = msgspec.structs.replace(self.so_far, total=total, due_at=due_at)
 
 
 class Found(Struct):
@@ -87,10 +98,11 @@ async def look_up(group: Group, submissions: Sequence[Submission]) -> Found:
     rows: list[Any] = await group.fetch(_KEYS, *columns(keys), group.now) if keys else []
     found = Found({(row[0], row[1]): (row[2], row[3], row[4]) for row in rows}, {}, {}, {}, {})
     for sql, wanted in ((BATCHES, batches), (_LOCK_BATCHES, into)):
-        for number, identifier, digest, owner, is_open in (
+        for number, identifier, digest, owner, is_open, in_order, *rest in (
             await group.fetch(sql, list(wanted)) if wanted else []
         ):
-            found.batches[identifier] = Batch(number, digest, owner, bool(is_open))
+            so_far = BatchSoFar(bool(in_order), *rest)
+            found.batches[identifier] = Batch(number, digest, owner, bool(is_open), so_far)
     await _look_for_tasks(group, submissions, found)
     await _look_for_awaited(group, submissions, found)
     return found

@@ -15,7 +15,7 @@ from task_server.store.contract import (
     NewTask,
 )
 from task_server.store.outcomes import in_row
-from task_server.store.postgres.batches import give_places
+from task_server.store.postgres.batches import give_positions
 from task_server.store.postgres.blobs import keep_submitted
 from task_server.store.postgres.dependencies import keep_waits
 from task_server.store.postgres.group import Again, Group
@@ -37,28 +37,31 @@ ON CONFLICT (owner, key) DO UPDATE SET
   digest = excluded.digest, reply = excluded.reply, batch = excluded.batch, until = excluded.until
 -- One that lives was made by another server meanwhile.
  WHERE k.until < $7 AND NOT EXISTS (SELECT FROM tasks WHERE id = substr(k.reply, 1, 16))"""
-_COLUMNS = "id, digest, kind, lane, batch, position, predicted, predicted_high, payload"
+_COLUMNS = (
+    "id, digest, kind, lane, batch, position, due_at, tie, predicted, predicted_high, payload"
+)
 _ARRAYS = (
     "$1::bytea[], $2::bytea[], $3::int[], $4::int[], $5::bigint[], $6::int[], $7::float8[],"
-    " $8::float8[], $9::bytea[]"
+    " $8::float8[], $9::float8[], $10::float8[], $11::bytea[]"
 )
 _TASKS = f"""
-INSERT INTO tasks ({_COLUMNS}, state, submitted_at, ready_at, due_at)
-SELECT {_COLUMNS}, state, $11, $11, $11
-  FROM unnest({_ARRAYS}, $10::int[]) WITH ORDINALITY AS w({_COLUMNS}, state, place)
+INSERT INTO tasks ({_COLUMNS}, state, submitted_at, ready_at)
+SELECT {_COLUMNS}, state, $13, $13
+  FROM unnest({_ARRAYS}, $12::int[]) WITH ORDINALITY AS w({_COLUMNS}, state, place)
  ORDER BY w.place
 RETURNING number"""
 _RUNNING = f"""
 INSERT INTO tasks ({_COLUMNS}, state, attempt, session, reply, secret, is_short,
-                   submitted_at, ready_at, due_at, started_at)
-SELECT {_COLUMNS}, 2, 1, session, reply, secret, is_short, $15, $15, $15, $15
-  FROM unnest({_ARRAYS}, $10::int[], $11::bigint[], $12::bigint[], $13::bytea[], $14::int[])
+                   submitted_at, ready_at, started_at)
+SELECT {_COLUMNS}, 2, 1, session, reply, secret, is_short, $17, $17, $17
+  FROM unnest({_ARRAYS}, $12::int[], $13::bigint[], $14::bigint[], $15::bytea[], $16::int[])
          WITH ORDINALITY AS w({_COLUMNS}, state, session, reply, secret, is_short, place)
  ORDER BY w.place
 RETURNING number"""
 _EXTRAS = """
-INSERT INTO task_extras (number, run_after, start_by, delayed_until, pending)
-SELECT * FROM unnest($1::bigint[], $2::float8[], $3::float8[], $4::float8[], $5::int[])"""
+INSERT INTO task_extras (number, run_after, start_by, finish_by, delayed_until, pending)
+SELECT * FROM unnest($1::bigint[], $2::float8[], $3::float8[], $4::float8[], $5::float8[],
+                     $6::int[])"""
 _REQUESTS = """
 SELECT request, text, python, environment, state FROM environment_requests
  WHERE request = ANY($1::int[]) ORDER BY request FOR UPDATE"""
@@ -74,7 +77,7 @@ async def store(group: Group, plans: Sequence[Plan]) -> None:
         plan.pending = Counter({task.id: _pending(plan, task) for task in plan.new if task.after})
     await ask_for_locks(group, (kind for plan in plans for kind in plan.kinds))
     await _keep_keys(group, plans)
-    await give_places(group, plans)
+    await give_positions(group, plans)
     for plan in plans:
         _count(group, plan)
         ids = [task.id for task in plan.submission.tasks]
@@ -91,7 +94,10 @@ def _count(group: Group, plan: Plan) -> None:
         kind = plan.kinds[spec]
         group.load[kind.number] += count
         group.stored[kind.number] += count
-        group.queue(kind.lane, group.now)
+    if plan.new:
+        least = min(plan.places.of(task)[0] for task in plan.new)
+        for kind in plan.kinds:
+            group.queue(kind.lane, least)
 
 
 def _may_be_dealt_at_once(group: Group, plans: Sequence[Plan]) -> bool:
@@ -158,8 +164,8 @@ def _fresh(group: Group, plan: Plan, numbers: Iterator[int]) -> Iterator[Fresh]:
         kind = plan.kinds[task.spec]
         yield Fresh(
             number=next(numbers),
-            due_at=group.now,
-            tie=0.0,
+            due_at=plan.places.of(task)[0],
+            tie=plan.places.of(task)[1],
             crashes=0,
             predicted=_predicted(plan, task),
             size=len(task.payload),
@@ -181,8 +187,11 @@ async def insert_fresh(group: Group) -> None:
     if queued:
         await _number(group, queued, _TASKS, [each.row for each in queued])
     group.fresh = []
-    late = [each for each in (*leased, *queued) if each.task.start_by is not None]
-    extras = [(each.number, None, each.task.start_by, None, 0) for each in late]
+    extras = [
+        (each.number, None, each.task.start_by, each.task.finish_by, None, 0)
+        for each in (*leased, *queued)
+        if each.task.start_by is not None or each.task.finish_by is not None
+    ]
     if extras:
         await group.execute(_EXTRAS, *columns(extras))
 
@@ -208,7 +217,8 @@ async def _insert(group: Group, plans: Sequence[Plan]) -> None:
     extras = [
         _extras_row(group, plan, task, number)
         for (plan, task), number in zip(tasks, numbers, strict=True)
-        if task.run_after is not None or task.start_by is not None or plan.pending[task.id]
+        if (task.run_after, task.start_by, task.finish_by) != (None, None, None)
+        or plan.pending[task.id]
     ]
     if extras:
         await group.execute(_EXTRAS, *columns(extras))
@@ -235,6 +245,7 @@ def _rows(group: Group, plan: Plan) -> list[tuple[object, ...]]:
                 kind.lane,
                 plan.batch,
                 None if plan.batch is None else position,
+                *plan.places.of(task),
                 _predicted(plan, task),
                 plan.submission.prices[task.spec].p90,
                 in_row(task.payload),
@@ -256,4 +267,4 @@ def _is_early(group: Group, task: NewTask) -> bool:
 def _extras_row(group: Group, plan: Plan, task: NewTask, number: int) -> tuple[object, ...]:
     pending = plan.pending[task.id]
     until = task.run_after if _is_early(group, task) and not pending else None
-    return (number, task.run_after, task.start_by, until, pending)
+    return (number, task.run_after, task.start_by, task.finish_by, until, pending)

@@ -132,9 +132,11 @@ class Looked:
         window = lane.window
         window.refill(found, wanted=wanted)
         self._seen[lane.number] += len(found)
-        if window.is_complete:
-            for each in self._fresh.pop(lane.number, ()):
-                window.offer(each)
+        fresh = self._fresh.pop(lane.number, None)
+        if fresh:  # what is due behind all that was looked at waits for the next look
+            beyond = [each for each in fresh if not window.offer(each)]
+            if beyond:
+                self._fresh[lane.number] = beyond
 
     def _queued(self, row: Sequence[Any]) -> Queued:
         _, number, due_at, tie, crashes, predicted, size, kind_number, attempt = row

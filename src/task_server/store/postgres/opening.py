@@ -20,6 +20,7 @@ from task_server.store.postgres.connection import (
 from task_server.store.postgres.migrate import migrate
 from task_server.store.postgres.store import PostgresStore
 from task_server.store.records.sql import Work
+from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ async def open_store(
     url: str,
     *,
     lease_seconds: float,
+    policy: Policy | None = None,
     on_broken: Callable[[], None] | None,
     on_time: Callable[[float], None] | None,
 ) -> PostgresStore:
@@ -38,7 +40,11 @@ async def open_store(
     await connection.close()
     with _explained(url):
         return await PostgresStore.open(
-            url, lease_seconds=lease_seconds, on_broken=on_broken, on_time=on_time
+            url,
+            lease_seconds=lease_seconds,
+            policy=policy,
+            on_broken=on_broken,
+            on_time=on_time,
         )
 
 

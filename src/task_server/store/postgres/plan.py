@@ -6,8 +6,10 @@ from collections import Counter
 
 from msgspec import Struct
 
+from task_server.scheduling.order import InBatch
 from task_server.store.contract import Accepted, Kind, NewTask, Submission
 from task_server.store.group_commit import Operation
+from task_server.store.places import Places
 from task_server.store.postgres.found import Awaited
 
 
@@ -18,6 +20,9 @@ class Plan(Struct, eq=False):
     operation: Operation[Accepted]
     new: list[NewTask]
     batch_id: bytes | None
+    shared: InBatch | None
+    """What the members of its batch have in common from now on."""
+    places: Places
     batch: int | None = None
     position: int = 0
     awaited: dict[bytes, Awaited] = {}

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from task_server.errors import Conflict, Invalid, NotFound, RequestError
 from task_server.store import after
-from task_server.store.contract import Accepted, BatchSpec, Submission
+from task_server.store.contract import Accepted, BatchSpec, NewTask, Submission
 from task_server.store.group_commit import Operation
+from task_server.store.places import BatchSoFar, Places, in_batch
 from task_server.store.postgres.batches import make_batches
 from task_server.store.postgres.blobs import check_submitted
 from task_server.store.postgres.found import (
     BATCH_TAKEN,
     BATCHES,
+    Batch,
     Found,
     answered,
     check_not_deleted,
@@ -78,14 +80,7 @@ async def _plan(
     """What there is to store. Raises Conflict, Gone, NotFound, Invalid, Unavailable."""
     there = found.tasks
     new = {task.id: task for task in submission.tasks if task.id not in there}
-    plan = Plan(submission, operation, list(new.values()), None)
-    if submission.into is not None:
-        plan.batch_id = submission.into
-        plan.batch = _open_batch(submission.owner, submission.into, found)
-    elif submission.batch is not None:
-        if submission.batch.id in found.batches:
-            raise Conflict(BATCH_TAKEN)
-        plan.batch_id = submission.batch.id
+    plan = _placed(group, submission, operation, list(new.values()), found)
     check_not_deleted(submission, found)
     for task in plan.new:
         for each in task.after:
@@ -94,16 +89,43 @@ async def _plan(
                 plan.awaited[each] = awaited
     after.check(submission, plan.new, plan.awaited.keys())
     await check_submitted(group, submission, plan.new)
+    if plan.shared is not None and submission.into is not None:
+        found.batches[submission.into].grow(len(plan.new), plan.shared.due_at)
     return plan
 
 
-def _open_batch(owner: int, batch: bytes, found: Found) -> int:
+def _placed(
+    group: Group,
+    submission: Submission,
+    operation: Operation[Accepted],
+    new: list[NewTask],
+    found: Found,
+) -> Plan:
+    """The new tasks, and where they stand. Raises Conflict, NotFound."""
+    known, so_far, batch_id = None, None, None
+    if submission.into is not None:
+        batch_id, known = submission.into, _open_batch(submission.owner, submission.into, found)
+        so_far = known.so_far
+    elif submission.batch is not None:
+        if submission.batch.id in found.batches:
+            raise Conflict(BATCH_TAKEN)
+        batch_id = submission.batch.id
+        so_far = BatchSoFar(submission.batch.in_order, submission.batch.expected)
+    shared = None if so_far is None else in_batch(submission, new, so_far, now=group.now)
+    places = Places(
+        submission, now=group.now, batch=shared, by_prediction=group.policy.by_prediction
+    )
+    number = None if known is None else known.number
+    return Plan(submission, operation, new, batch_id, shared, places, number)
+
+
+def _open_batch(owner: int, batch: bytes, found: Found) -> Batch:
     known = found.batches.get(batch)
     if known is None or known.owner != owner:
         raise NotFound("no such batch; open one with POST /v1/batches")
     if not known.is_open:
         raise Conflict("the batch is closed; open another with POST /v1/batches")
-    return known.number
+    return known
 
 
 def check_texts(submission: Submission) -> None:
@@ -126,7 +148,7 @@ async def open_batch(group: Group, owner: int, batch: BatchSpec) -> Accepted:
     group.is_durable = True
     found = await group.fetch(BATCHES, [batch.id])
     if not found:
-        await make_batches(group, [(owner, batch, 0)])
+        await make_batches(group, [(owner, batch, 0, None)])
         return Accepted([], batch.id, duplicate=False)
     if (found[0][2], found[0][3]) != (batch.digest, owner):
         raise Conflict(BATCH_TAKEN)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from task_server.store import transitions
 from task_server.store.records import history
 from task_server.store.records.sql import finish_now
+from task_server.store.sqlite.anew import places_anew
 from task_server.store.sqlite.change import (
     FullRow,
     LostUpdate,
@@ -93,12 +94,14 @@ def _stop(group: Group, row: FullRow) -> None:
 
 def _begin_generation(group: Group, row: FullRow) -> None:
     finish_now(history.keep(SqliteRows(group.connection), row.number))
+    ((row.due_at, row.tie),) = places_anew(group, [row])
     cursor = group.connection.execute(
         "UPDATE tasks SET state = 0, secret = NULL, outcome = NULL, encoding = NULL, usage = NULL,"
-        " n = NULL, ended_at = NULL, first_read = NULL, ready_at = ?, due_at = ?"
+        " n = NULL, ended_at = NULL, first_read = NULL, ready_at = ?, due_at = ?,"
+        " tie = ?"
         # The state it was read in must still hold; attempt never falls, also across generations.
         " WHERE number = ? AND state = ? AND attempt = ?",
-        (group.now, group.now, row.number, int(row.state), row.attempt),
+        (group.now, row.due_at, row.tie, row.number, int(row.state), row.attempt),
     )
     if cursor.rowcount != 1:
         raise LostUpdate(f"task {row.number} is not {row.state.word}, attempt {row.attempt}")
@@ -118,5 +121,4 @@ def _begin_generation(group: Group, row: FullRow) -> None:
         )
     group.add_load(row.kind.number, 1)
     group.ask_for_lock(group.memory.requests[row.kind.spec.request])
-    row.due_at = group.now
     offer_row(group, row, crashes=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from task_server.store.sqlite.anew import places_anew
 from task_server.store.sqlite.change import LostUpdate, offer_row, read_rows
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import write_many
@@ -15,13 +16,15 @@ def make_due(group: Group, *, limit: int) -> int:
     )
     numbers = [number for (number,) in found]
     rows = [row for row in read_rows(group, numbers) if row.state is State.DELAYED]
+    places = places_anew(group, rows)
     changed = write_many(
         group.connection,
-        "UPDATE tasks SET state = 0, ready_at = w.column3, due_at = w.column3"
+        "UPDATE tasks SET state = 0, ready_at = w.column3, due_at = w.column4,"
+        " tie = w.column5"
         " FROM (VALUES {rows}) AS w WHERE tasks.number = w.column1"
         # Only a task that is still delayed as it was read.
         " AND tasks.state = 1 AND tasks.attempt = w.column2",
-        [(row.number, row.attempt, group.now) for row in rows],
+        [(row.number, row.attempt, group.now, *at) for row, at in zip(rows, places, strict=True)],
     )
     if changed != len(rows):
         raise LostUpdate("a delayed task was not as it had been read")
@@ -31,7 +34,7 @@ def make_due(group: Group, *, limit: int) -> int:
         " WHERE task_extras.number = w.column1",
         [(number,) for number in numbers],
     )
-    for row in rows:
-        row.due_at = group.now
+    for row, at in zip(rows, places, strict=True):
+        row.due_at, row.tie = at
         offer_row(group, row, crashes=row.crashes)
     return len(numbers)

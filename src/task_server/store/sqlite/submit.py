@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from task_server.errors import Conflict, Gone, NotFound
+from task_server.scheduling.order import InBatch, Place
 from task_server.store.contract import Accepted, BatchSpec, Kind, NewTask, Submission
+from task_server.store.places import BatchSoFar, Places, in_batch
 from task_server.store.records import retention
 from task_server.store.records.sql import finish_now
 from task_server.store.sqlite import dependencies
@@ -18,6 +20,7 @@ from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.states import State
 
 KEY_SECONDS = 7 * 86400.0
+_NO_TIMES = (None, None, None)
 BATCH_TAKEN = "the id of the batch is taken; make a new UUIDv7"
 
 
@@ -33,8 +36,9 @@ def submit(group: Group, submission: Submission) -> Accepted:
     _check_not_deleted(group, submission, new)
     awaited = dependencies.find(group, submission, new)
     check_submitted(group, submission, new)
-    batch, batch_id = _batch(group, submission)
-    _store(group, submission, new, awaited, batch)
+    batch, so_far = _batch(group, submission)
+    _store(group, submission, new, awaited, batch, so_far)
+    batch_id = submission.into or (submission.batch.id if submission.batch else None)
     accepted = Accepted([task.id for task in submission.tasks], batch_id, duplicate=False)
     if submission.key is not None:
         _keep_key(group, submission, accepted)
@@ -151,20 +155,23 @@ def _again(group: Group, submission: Submission, there: dict[bytes, int | None])
     return Accepted([task.id for task in submission.tasks], batch, duplicate=True)
 
 
-def _batch(group: Group, submission: Submission) -> tuple[int | None, bytes | None]:
+def _batch(group: Group, submission: Submission) -> tuple[int | None, BatchSoFar | None]:
+    """The number of the batch, and what it is so far; it is made where that is asked for."""
     if submission.into is not None:
         row = group.connection.execute(
-            "SELECT batch, is_open FROM batches WHERE id = ? AND owner = ?",
+            "SELECT batch, is_open, in_order, expected, due_at, total FROM batches"
+            " WHERE id = ? AND owner = ?",
             (submission.into, submission.owner),
         ).fetchone()
         if row is None:
             raise NotFound("no such batch; open one with POST /v1/batches")
         if not row[1]:
             raise Conflict("the batch is closed; open another with POST /v1/batches")
-        return row[0], submission.into
+        return row[0], BatchSoFar(bool(row[2]), *row[3:])
     if submission.batch is None:
         return None, None
-    return make_batch(group, submission.owner, submission.batch), submission.batch.id
+    spec = submission.batch
+    return make_batch(group, submission.owner, spec), BatchSoFar(spec.in_order, spec.expected)
 
 
 def make_batch(group: Group, owner: int, batch: BatchSpec) -> int:
@@ -212,19 +219,30 @@ def close_batch(group: Group, owner: int | None, batch: bytes) -> bool:
 
 
 def _store(
-    group: Group, submission: Submission, new: list[NewTask], awaited: Known, batch: int | None
+    group: Group,
+    submission: Submission,
+    new: list[NewTask],
+    awaited: Known,
+    batch: int | None,
+    so_far: BatchSoFar | None,
 ) -> None:
     kinds = [_kind(group, submission, index) for index in range(len(submission.specs))]
-    position = _positions(group, batch, len(new))
+    shared = None if so_far is None else in_batch(submission, new, so_far, now=group.now)
+    position = _positions(group, batch, len(new), shared)
+    places = Places(
+        submission, now=group.now, batch=shared, by_prediction=group.policy.by_prediction
+    )
     made: dict[bytes, Queued] = {}
     timed: list[tuple[Queued, NewTask]] = []
     beyond: list[Queued] = []
     for task in new:
-        queued = _queued(group, submission, task, kinds[task.spec], batch, position)
+        queued = _queued(
+            group, submission, task, kinds[task.spec], batch, position, places.of(task)
+        )
         if position is not None:
             position += 1
         group.fresh_ids[task.id] = made[task.id] = queued
-        if task.run_after is not None or task.start_by is not None or task.after:
+        if _is_timed(task):
             timed.append((queued, task))
         else:
             _offer(group, queued, beyond)
@@ -246,12 +264,18 @@ def _kind(group: Group, submission: Submission, index: int) -> Kind:
     return kind
 
 
-def _positions(group: Group, batch: int | None, count: int) -> int | None:
-    if batch is None:
+def _is_timed(task: NewTask) -> bool:
+    """Whether it has extras: times of its own, or others that it waits for."""
+    times = (task.run_after, task.start_by, task.finish_by)
+    return times != _NO_TIMES or bool(task.after)
+
+
+def _positions(group: Group, batch: int | None, count: int, shared: InBatch | None) -> int | None:
+    if batch is None or shared is None:
         return None
     (total,) = group.connection.execute(
-        "UPDATE batches SET total = total + ? WHERE batch = ? RETURNING total - ?",
-        (count, batch, count),
+        "UPDATE batches SET total = total + ?, due_at = ? WHERE batch = ? RETURNING total - ?",
+        (count, shared.due_at, batch, count),
     ).fetchall()[0]
     return int(total)
 
@@ -263,6 +287,7 @@ def _queued(
     kind: Kind,
     batch: int | None,
     position: int | None,
+    at: Place,
 ) -> Queued:
     memory = group.memory
     number = memory.next_number
@@ -270,8 +295,8 @@ def _queued(
     price = submission.prices[task.spec]
     return Queued(
         number=number,
-        due_at=group.now,
-        tie=0.0,
+        due_at=at[0],
+        tie=at[1],
         crashes=0,
         predicted=price.p50 if price.calls else -price.p50,
         size=len(task.payload),
@@ -318,13 +343,14 @@ def _insert_timed(
         )
     write_many(
         group.connection,
-        "INSERT INTO task_extras (number, run_after, start_by, delayed_until, pending)"
+        "INSERT INTO task_extras (number, run_after, start_by, finish_by, delayed_until, pending)"
         " VALUES {rows}",
         [
             (
                 queued.number,
                 task.run_after,
                 task.start_by,
+                task.finish_by,
                 task.run_after if is_late and not pending[task.id] else None,
                 pending[task.id],
             )
