@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from task_server.server.estimator import process
+from task_server.server.upkeep import keep_model
 from tests.server.asgi import App, application
 from tests.server.working import Worker, joined
 
@@ -142,6 +144,35 @@ async def test_the_estimator_ends_with_its_server(tmp_path: Path) -> None:
     assert pid is not None
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+async def test_what_was_learned_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        await ran(app, await joined(app), [10, 2000, 50, 400, 100, 1000, 20, 200] * 3)
+        before = await learned(app, calls=24)
+
+    async with application(tmp_path, model="on") as app:
+        await ran(app, await joined(app), [100])
+        after = await learned(app, calls=1)
+
+    assert after["basis"]["calls"] == before["basis"]["calls"] + 1
+
+
+async def test_every_call_is_learned_once_though_the_estimator_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keep_model, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(keep_model, "SAVED_BYTES", 1e9)
+    monkeypatch.setattr(process, "FIRST_WAIT_SECONDS", 0.1)
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        for round_ in range(1, 4):
+            await ran(app, worker, [100] * 10)
+            told = await learned(app, calls=10 * round_)
+            assert told["basis"]["calls"] == 10 * round_
+            assert app.state.estimator.pid is not None
+            os.kill(app.state.estimator.pid, signal.SIGKILL)
+            await by_table(app)
 
 
 async def test_without_the_model_nothing_is_started(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from task_server.store.contract import Used
+from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
 from tests.store.world import World, failed, new_task, spec, succeeded
 
 
@@ -100,3 +101,69 @@ async def test_the_first_calls_of_some_functions_are_found_among_many(world: Wor
 
     assert found == [last - 2, last - 1, last]
     assert some == [last - 1]
+
+
+# ---- the model that is kept
+
+
+def change(version: int, *functions: tuple[int, bytes], gone: tuple[int, ...] = ()) -> ModelChange:
+    """What was learned up to ten places for each version."""
+    head = ModelHead(version, {1: version * 10}, b"shared %d" % version)
+    return ModelChange(head, functions, gone)
+
+
+async def called(world: World, *names: str) -> list[int]:
+    """The numbers of functions, called once."""
+    for name in names:
+        await run(world, b'"args":[1],"kwargs":{}', function=name)
+    found = (world.store.statistics((0, "", f"math:{name}")) for name in names)
+    return [each.function for each in found if each is not None]
+
+
+async def test_a_model_is_there_after_a_kill(world: World) -> None:
+    sqrt, exp = await called(world, "sqrt", "exp")
+    assert await world.store.model_version() == 0 and await world.store.model_head() is None
+
+    assert await world.store.keep_model(change(1, (sqrt, b"a"), (exp, b"b")))
+    await world.kill()
+
+    assert await world.store.model_version() == 1
+    assert await world.store.model_head() == ModelHead(1, {1: 10}, b"shared 1")
+    assert await world.store.function_models(since=0, after=0, limit=9) == [
+        FunctionModel(sqrt, (0, "", "math:sqrt"), b"a"),
+        FunctionModel(exp, (0, "", "math:exp"), b"b"),
+    ]
+
+
+async def test_only_what_has_changed_is_read_again(world: World) -> None:
+    sqrt, exp, log = await called(world, "sqrt", "exp", "log")
+    await world.store.keep_model(change(1, (sqrt, b"a"), (exp, b"b"), (log, b"c")))
+
+    await world.store.keep_model(change(2, (exp, b"B"), gone=(log,)))
+
+    read = world.store.function_models
+    assert [each.state for each in await read(since=1, after=0, limit=9)] == [b"B"]
+    assert [each.function for each in await read(since=0, after=0, limit=1)] == [sqrt]
+    assert [each.function for each in await read(since=0, after=sqrt, limit=9)] == [exp]
+
+
+async def test_a_model_grows_only_from_the_one_that_is_kept(world: World) -> None:
+    (sqrt,) = await called(world, "sqrt")
+    await world.store.keep_model(change(1, (sqrt, b"a")))
+    await world.store.keep_model(change(2, (sqrt, b"b")))
+
+    for version in (1, 2, 4):
+        assert not await world.store.keep_model(change(version, (sqrt, b"other")))
+
+    assert await world.store.model_head() == ModelHead(2, {1: 20}, b"shared 2")
+    (kept,) = await world.store.function_models(since=0, after=0, limit=9)
+    assert kept.state == b"b"
+
+
+async def test_a_function_that_has_gone_is_not_kept(world: World) -> None:
+    (sqrt,) = await called(world, "sqrt")
+
+    await world.store.keep_model(change(1, (sqrt, b"a"), (sqrt + 1000, b"b")))
+
+    kept = await world.store.function_models(since=0, after=0, limit=9)
+    assert [each.function for each in kept] == [sqrt]

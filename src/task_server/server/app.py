@@ -164,6 +164,8 @@ async def running(
     try:
         yield state, Edge(state, ROUTES)
     finally:
+        with contextlib.suppress(Unavailable):
+            await teacher.close()
         for loop in loops:
             loop.cancel()
         for loop in loops:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from task_server.store.records.learning import EndedAttempt
+    from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
 
 
 class LearningStore(Protocol):
@@ -27,4 +28,21 @@ class LearningStore(Protocol):
         """What can be learned from at these places of a server, in ascending order.
 
         Tasks whose retention is over, that were cancelled or never ran, are not among them.
+        """
+
+    # ---- the model that is kept
+
+    async def model_version(self) -> int:
+        """Of the model that is kept; 0: there is none."""
+
+    async def model_head(self) -> ModelHead | None:
+        """What the newest model's functions share; None: there is no model."""
+
+    async def function_models(self, *, since: int, after: int, limit: int) -> list[FunctionModel]:
+        """Models of functions that changed after version `since`, by number beyond `after`."""
+
+    async def keep_model(self, change: ModelChange) -> bool:
+        """Keep what was learned after the version before, all of it or nothing.
+
+        False: another server has kept that version; what this one learned is of no use.
         """

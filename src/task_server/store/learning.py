@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from task_server.store.records import learning
+from task_server.store.records import learning, models
 from task_server.store.records.learning import EndedAttempt
+from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
 from task_server.store.records.sql import Lends
 
 
@@ -33,3 +34,23 @@ class Learning:
     async def ended_attempts(self: Lends, server: int, places: Sequence[int]) -> list[EndedAttempt]:
         """See `Store.ended_attempts`."""
         return await self.read(lambda rows: learning.ended(rows, server, places))
+
+    async def model_version(self: Lends) -> int:
+        """See `Store.model_version`."""
+        return await self.look(models.version)
+
+    async def model_head(self: Lends) -> ModelHead | None:
+        """See `Store.model_head`."""
+        return await self.read(models.head)
+
+    async def function_models(
+        self: Lends, *, since: int, after: int, limit: int
+    ) -> list[FunctionModel]:
+        """See `Store.function_models`."""
+        return await self.read(
+            lambda rows: models.functions(rows, since=since, after=after, limit=limit)
+        )
+
+    async def keep_model(self: Lends, change: ModelChange) -> bool:
+        """See `Store.keep_model`."""
+        return await self.write(lambda rows: models.keep(rows, change))

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from task_server.prediction.intervals import LEVELS
 from task_server.prediction.predictor import Predictor
+from task_server.prediction.saving import (
+    Unreadable,
+    load_function,
+    load_shared,
+    save_function,
+    save_shared,
+)
 from task_server.prediction.totals import total_seconds
 from task_server.server.estimator.arguments import call_of
 from task_server.server.estimator.messages import (
@@ -14,9 +22,12 @@ from task_server.server.estimator.messages import (
     Known,
     Learn,
     Learned,
+    Load,
     Reply,
     Request,
     Sample,
+    Save,
+    Saved,
     Told,
 )
 
@@ -28,7 +39,14 @@ class Learner:
     """Answers requests, one after the other."""
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._predictor = Predictor()
+        self._numbers: dict[str, int] = {}
+        """Of the functions that it knows, by name."""
+        self._changed: set[str] = set()
+        """Functions with news since they were saved."""
 
     def answer(self, request: Request) -> Reply:
         """Do what is asked."""
@@ -37,6 +55,10 @@ class Learner:
                 return self._learn(request)
             case Ask():
                 return self._tell(request)
+            case Load():
+                return self._load(request)
+            case Save():
+                return self._save()
 
     def _learn(self, request: Learn) -> Learned:
         began = time.process_time()
@@ -53,6 +75,8 @@ class Learner:
         outcome = sample.outcome
         assert outcome in ("succeeded", "failed", "timeout")
         self._predictor.observe(call, sample.seconds, outcome=outcome)  # type: ignore[arg-type]  # one of these
+        self._numbers[call.function] = sample.known.function
+        self._changed.add(call.function)
 
     def _tell(self, request: Ask) -> Told:
         calls = [call_of(request.known[index], arguments) for index, arguments in request.calls]
@@ -64,6 +88,34 @@ class Learner:
             [self._basis(known) for known in request.known],
             len(self._predictor.functions),
         )
+
+    # ---- keeping what was learned
+
+    def _load(self, request: Load) -> Learned:
+        """Take back what can be read; what another version wrote is learned anew."""
+        if request.is_first:
+            self._forget()
+        if request.shared is not None:
+            with suppress(Unreadable):
+                load_shared(self._predictor, request.shared)
+        calls = {}
+        for number, name, state in request.functions:
+            with suppress(Unreadable):
+                load_function(self._predictor, name, state)
+                self._numbers[name] = number
+                self._changed.discard(name)
+                calls[number] = self._predictor.calls(name)
+        return Learned(0.0, calls)
+
+    def _save(self) -> Saved:
+        known = self._predictor.functions
+        functions = [
+            (self._numbers[name], save_function(self._predictor, name))
+            for name in sorted(self._changed & known.keys())
+        ]
+        gone = [self._numbers.pop(name) for name in self._numbers.keys() - known.keys()]
+        self._changed.clear()
+        return Saved(save_shared(self._predictor), functions, gone)
 
     def _basis(self, known: Known) -> Basis:
         return Basis(self._predictor.calls(known.name), self._predictor.error_factor(known.name))

@@ -89,14 +89,39 @@ class Told(Struct, tag=True):
     """Of how many functions it has learned anything."""
 
 
+class Load(Struct, tag=True):
+    """Take back what was saved."""
+
+    shared: bytes | None
+    """What all functions share. None: keep it as it is."""
+    functions: list[tuple[int, str, bytes]]
+    """Number, name and state."""
+    is_first: bool
+    """Forget everything else before."""
+
+
+class Save(Struct, tag=True):
+    """Give what was learned, so that it can be kept."""
+
+
+class Saved(Struct, tag=True):
+    """What a `Load` can take back."""
+
+    shared: bytes
+    functions: list[tuple[int, bytes]]
+    """Number and state of those with news since the last `Save` or `Load`."""
+    gone: list[int]
+    """Those that were forgotten since."""
+
+
 class Failed(Struct, tag=True):
     """It could not be done."""
 
     message: str
 
 
-Request = Learn | Ask
-Reply = Learned | Told | Failed
+Request = Learn | Ask | Load | Save
+Reply = Learned | Told | Saved | Failed
 
 _encode = msgspec.msgpack.Encoder().encode
 _requests = msgspec.msgpack.Decoder(tuple[int, Request])

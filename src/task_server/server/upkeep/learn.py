@@ -9,8 +9,10 @@ first calls are looked for besides.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -19,6 +21,7 @@ from task_server.errors import Unavailable
 from task_server.server.estimator.messages import Arguments, Known, Learn, Learned, Sample
 from task_server.server.service import model
 from task_server.server.state import State
+from task_server.server.upkeep.keep_model import ModelKeeper
 from task_server.store.contract import Ended
 from task_server.store.records.learning import EndedAttempt
 
@@ -41,6 +44,8 @@ FIRST_CALLS = 100
 AT_ONCE = 32
 """Samples in one message: whoever asks meanwhile waits for one to be done."""
 LEARN_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
+"""For the last save."""
 _SCRAMBLE = 0x9E3779B97F4A7C15
 
 
@@ -50,12 +55,13 @@ class Teacher:
     def __init__(self, state: State) -> None:
         self._state = state
         self._news = asyncio.Event()
-        self._places: dict[int, int] = {}
-        """Server -> how far its ended tasks were looked at."""
+        self._keeper = ModelKeeper(state)
+        self._turn = asyncio.Lock()
+        """Held while the estimator is taught: nobody else has to do with what it knows."""
+        self._is_closing = False
         self._start = 0
-        """Which start of the estimator was taught."""
-        self._learned: dict[int, int] = {}
-        """Function -> calls of it that were learned from."""
+        """Which start of the estimator has what is kept; 0: none has."""
+        self._led = False
         self._counted: dict[int, int] = {}
         """Function -> how many attempts of it had ended at the last look."""
         self._saved_seconds = SAVED_SECONDS
@@ -75,37 +81,63 @@ class Teacher:
             waiter.cancel()
             await asyncio.sleep(LOOK_SECONDS)
             self._news.clear()
-            try:
-                await self._look()
-            except Unavailable as error:
-                log.warning("learning goes on later: %s", error)
+            async with self._turn:
+                try:
+                    await self._look()
+                except Unavailable as error:
+                    log.warning("learning goes on later: %s", error)
+
+    async def close(self) -> None:
+        """Keep what was learned, for the next start."""
+        self._is_closing = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS), self._turn:
+                if self._led and self._start == self._state.estimator.starts:
+                    await self._keeper.save(is_last=True)
 
     async def _look(self) -> None:
         estimator = self._state.estimator
-        if estimator.pid is None or not await self._state.store.leads():
+        if estimator.pid is None or self._is_closing:
             return
+        leads = await self._state.store.leads()
+        if self._led and not leads:
+            self._start = 0  # what it learned alone is of no use: another one learns now
+        self._led = leads
         if self._start != estimator.starts:
-            self._begin_anew()
-        for server, last in sorted((await self._state.store.last_places()).items()):
-            while self._places.get(server, 0) < last:
-                if not await self._span(server, last):
-                    return
+            await self._begin()
+        elif not leads:
+            await self._keeper.follow()
+        if leads and self._start == estimator.starts and not await self._learn():
+            self._start = 0
 
-    def _begin_anew(self) -> None:
-        self._start = self._state.estimator.starts
-        self._places.clear()
-        self._learned.clear()
+    async def _begin(self) -> None:
+        start = self._state.estimator.starts
         self._counted.clear()
+        if await self._keeper.begin():
+            self._start = start
+
+    async def _learn(self) -> bool:
+        """Learn from all that has ended; False when the estimator has to begin anew."""
+        for server, last in sorted((await self._state.store.last_places()).items()):
+            while self._keeper.trained_to.get(server, 0) < last and not self._is_closing:
+                if not (await self._span(server, last) and await self._keeper.save()):
+                    return False
+        return await self._keeper.save()
 
     async def _span(self, server: int, last: int) -> bool:
         """Learn from the next places of a server; False when the estimator went away."""
-        after = self._places.get(server, 0)
+        after = self._keeper.trained_to.get(server, 0)
         until = min(last, after + SPAN)
         until, places = await self._chosen(server, after, until, await self._afford(until - after))
         attempts = await self._state.store.ended_attempts(server, places)
-        if not await self._teach(attempts):
-            return False
-        self._places[server] = until
+        for start in range(0, len(attempts), AT_ONCE):
+            if self._is_closing:
+                return True
+            some = attempts[start : start + AT_ONCE]
+            if not await self._teach(some):
+                return False
+            self._keeper.trained_to[server] = some[-1].n
+        self._keeper.trained_to[server] = until
         return True
 
     # ---- which
@@ -118,7 +150,7 @@ class Teacher:
             self._saved_seconds = min(self._saved_seconds, SAVED_SECONDS)
             self._saved_at = now
             samples = int(self._saved_seconds / self._call_seconds)
-            if samples >= min(wanted, AT_ONCE):
+            if samples >= min(wanted, AT_ONCE) or self._is_closing:
                 return samples
             await asyncio.sleep(LOOK_SECONDS)
 
@@ -147,10 +179,8 @@ class Teacher:
         for _, statistics in self._state.store.functions():
             function = statistics.function
             attempts = statistics.calls + statistics.failures
-            if (
-                self._learned.get(function, 0) < FIRST_CALLS
-                and self._counted.get(function, 0) < attempts
-            ):
+            is_young = self._keeper.calls.get(function, 0) < FIRST_CALLS
+            if is_young and self._counted.get(function, 0) < attempts:
                 found.append(function)
             self._counted[function] = attempts
         return found
@@ -158,17 +188,21 @@ class Teacher:
     # ---- teaching
 
     async def _teach(self, attempts: Sequence[EndedAttempt]) -> bool:
+        """Tell of some attempts; False when the estimator did not take them."""
         samples = [sample for each in attempts if (sample := await self._sample(each))]
-        for start in range(0, len(samples), AT_ONCE):
-            some = samples[start : start + AT_ONCE]
-            reply = await self._state.estimator.ask(Learn(some), seconds=LEARN_SECONDS)
-            if not isinstance(reply, Learned):
-                return False
-            self._note(len(some), reply)
+        if not samples:
+            return True
+        reply = await self._state.estimator.ask(Learn(samples), seconds=LEARN_SECONDS)
+        if not isinstance(reply, Learned):
+            return False
+        self._keeper.has_news = True
+        # By attempts, not by what was learned of them: a function that always fails ages too.
+        for function, count in Counter(each.function for each in attempts).items():
+            self._keeper.calls[function] = self._keeper.calls.get(function, 0) + count
+        self._note(len(samples), reply)
         return True
 
     def _note(self, count: int, reply: Learned) -> None:
-        self._learned.update(reply.calls)
         self._saved_seconds -= reply.cpu_seconds
         self._call_seconds += 0.2 * (reply.cpu_seconds / count - self._call_seconds)
         self._call_seconds = max(self._call_seconds, 1e-5)
