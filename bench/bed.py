@@ -34,6 +34,8 @@ class Bed(Struct, frozen=True):
     server: int
     """Process id."""
     agent: int
+    folder: Path
+    """With the server's `data`, the `worker`'s and their `log`."""
 
     def connect(self) -> Connection:
         """A connection of a user."""
@@ -70,7 +72,7 @@ def bed(parent: Path | None = None) -> Iterator[Bed]:
                 try:
                     user = _token(data, "user")
                     _await_worker(Connection(url, user), log)
-                    yield Bed(url, user, server.pid, worker.pid)
+                    yield Bed(url, user, server.pid, worker.pid, Path(folder))
                 finally:
                     _stop(worker)
             finally:

@@ -32,6 +32,12 @@ def shares(bed: Bed, batches: int) -> Shares:
     return Shares(*(1e6 * seconds / (1000 * batches) for seconds in used))
 
 
+def spent_seconds(bed: Bed) -> float:
+    """Processor seconds so far of server and worker, with all that they started."""
+    processes = [bed.server, *_below(bed.server), bed.agent, *_below(bed.agent)]
+    return sum(_of_process(each, with_ended=True) for each in processes)
+
+
 def _seconds(bed: Bed) -> list[float]:
     own = os.times()
     return [
@@ -42,9 +48,10 @@ def _seconds(bed: Bed) -> list[float]:
     ]
 
 
-def _of_process(process: int) -> float:
-    fields = _stat(process)
-    return (int(fields[11]) + int(fields[12])) / TICK if fields else 0.0
+def _of_process(process: int, *, with_ended: bool = False) -> float:
+    """Of one process; with that of its children that have ended if so asked."""
+    fields = _stat(process)[11 : 15 if with_ended else 13]
+    return sum(map(int, fields)) / TICK
 
 
 def _below(process: int) -> list[int]:

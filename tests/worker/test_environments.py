@@ -329,6 +329,37 @@ async def test_what_a_killed_installer_left_is_never_used(
     assert run(environment, "import greet; print(greet.hello())") == "hello"
 
 
+async def test_packages_in_the_cache_need_no_index(
+    opened: Open, index: SmallIndex, tmp_path: Path
+) -> None:
+    environments, lock = await opened(), lock_of(index)
+    await environments.ready(lock.digest, Fetch(lock))
+    shutil.rmtree(tmp_path / "environments" / lock.digest)
+    asked, index.status = index.requests, 503
+
+    environment = await (await opened()).ready(lock.digest, Fetch(lock))
+
+    assert run(environment, "import greet; print(greet.hello())") == "hello"
+    assert index.requests == asked
+
+
+async def test_what_an_installer_did_by_half_is_not_taken_for_installed(
+    opened: Open, index: SmallIndex, tmp_path: Path
+) -> None:
+    uv, site = tmp_path / "uv", f"lib/python{PYTHON}/site-packages"
+    real = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    half = f"cd *.partial/{site} && mkdir greet-1.0.dist-info; exit 2"
+    uv.write_text(f'#!/bin/sh\ncase "$*" in *--offline*) {half};; esac\nexec "{real}" "$@"\n')
+    uv.chmod(0o755)
+    environments, lock = await opened(uv=str(uv)), lock_of(index)
+
+    with pytest.raises(BuildFailed):
+        await environments.ready(lock.digest, Fetch(lock))
+
+    assert index.requests == 0
+    assert not (tmp_path / "environments" / lock.digest).exists()
+
+
 async def test_a_python_that_is_not_here_is_this_machines_fault(
     opened: Open, index: SmallIndex
 ) -> None:

@@ -120,12 +120,15 @@ def install_command(
     link_mode: str = "hardlink",
     index: str | None = None,
     wheels: PurePath | None = None,
+    offline: bool = False,
 ) -> list[str]:
     """Install what `lock_file` pins, and nothing else, into the environment of `interpreter`.
 
-    With `wheels` from that folder alone: no index is asked.
+    With `wheels` from that folder alone: no index is asked. `offline`: only what uv's cache has of
+    that place.
     """
     command = [uv, "pip", "install", "--no-config", *_ALWAYS, "--link-mode", link_mode]
+    command += ["--offline"] if offline else []
     command += ["--require-hashes", "--no-deps", *_WHEELS_OF_ONE_INDEX]
     command += _optional("--default-index", index if wheels is None else None)
     if wheels is not None:

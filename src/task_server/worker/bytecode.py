@@ -17,7 +17,7 @@ import shutil
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Final
 
 from packaging.utils import canonicalize_name
@@ -128,10 +128,16 @@ class Bytecode:
 
     def _link_one(self, distribution: Distribution, site_packages: Path) -> None:
         folder = self._folder(distribution)
+        made: set[str] = set()
         for compiled in distribution.compiled.values():
-            # There already, or its source does not compile.
+            place = compiled.rpartition("/")[0]
+            if place not in made:
+                made.add(place)
+                with contextlib.suppress(FileExistsError, FileNotFoundError):
+                    os.mkdir(f"{site_packages}/{place}")  # noqa: PTH102 as below
+            # There already, or its source does not compile. Paths would cost more than the link.
             with contextlib.suppress(FileExistsError, FileNotFoundError):
-                _link(folder / compiled, site_packages / compiled)
+                os.link(f"{folder}/{compiled}", f"{site_packages}/{compiled}")
 
     def _folder(self, distribution: Distribution) -> Path:
         return self._directory / distribution.key
@@ -149,8 +155,8 @@ def distributions(site_packages: Path, lock: Lock) -> Iterator[Distribution]:
         if pins:
             record = record_file.read_bytes()
             rows = csv.reader(record.decode(errors="replace").splitlines())
-            sources = filter(_is_wanted, (PurePosixPath(row[0]) for row in rows if row))
-            yield Distribution(_key(pins, record, tag), {str(s): _cached(s, tag) for s in sources})
+            sources = (row[0] for row in rows if row and _is_wanted(row[0]))
+            yield Distribution(_key(pins, record, tag), {s: _cached(s, tag) for s in sources})
 
 
 def _key(pins: Sequence[Pin], record: bytes, tag: str) -> str:
@@ -161,14 +167,18 @@ def _key(pins: Sequence[Pin], record: bytes, tag: str) -> str:
     return f"{pins[0].name}-{hashlib.sha256(allowed.encode() + record).hexdigest()}"
 
 
-def _is_wanted(source: PurePosixPath) -> bool:
-    is_inside = not source.is_absolute() and ".." not in source.parts
+def _is_wanted(source: str) -> bool:
+    # As text: an environment has thousands of files, and a path of each costs more than its link.
+    if not source.endswith(".py") or source.startswith("/"):
+        return False
+    parts = source.split("/")
     # Nobody waits for the import of a test, and in numpy and SciPy half of the sources are tests.
-    return source.suffix == ".py" and is_inside and "tests" not in source.parts
+    return ".." not in parts and "tests" not in parts
 
 
-def _cached(source: PurePosixPath, tag: str) -> str:
-    return str(source.parent / "__pycache__" / f"{source.stem}.{tag}.pyc")
+def _cached(source: str, tag: str) -> str:
+    folder, slash, name = source.rpartition("/")
+    return f"{folder}{slash}__pycache__/{name[:-3]}.{tag}.pyc"
 
 
 def _prepare(partials: Mapping[Path, Distribution], site_packages: Path) -> list[bytes]:
@@ -197,15 +207,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.communicate()  # reads the pipes to their end, so that they are closed
-
-
-def _link(compiled: Path, target: Path) -> None:
-    try:
-        os.link(compiled, target)
-    except FileNotFoundError:
-        if compiled.exists():
-            target.parent.mkdir(exist_ok=True)
-            os.link(compiled, target)
 
 
 def _remove(partials: Iterable[Path]) -> None:

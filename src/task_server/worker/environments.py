@@ -307,7 +307,8 @@ class Environments:
         await self._run(command, self._environ)
         (partial / LOCK_FILE).write_text(lock.text)
         links = link_mode(self._environ, self._directory)
-        await self._installer.install(lock, Place(partial, interpreter_in(partial), links))
+        place = Place(partial, interpreter_in(partial), site_packages_in(partial, lock), links)
+        await self._installer.install(lock, place)
 
     async def _run(self, command: Sequence[str], environ: Mapping[str, str]) -> str:
         try:
