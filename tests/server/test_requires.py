@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,14 @@ from task_server.protocol.tasks import Task
 from task_server.scheduling.requires import Requires, requires_of
 from task_server.server.service.requires import read_requires
 from task_server.server.service.specs import make_spec
+from tests.server.asgi import App, application
+from tests.server.working import joined
+
+
+@pytest.fixture
+async def app(tmp_path: Path) -> AsyncIterator[App]:
+    async with application(tmp_path) as app:
+        yield app
 
 
 @pytest.mark.parametrize(
@@ -64,3 +74,54 @@ def test_a_task_that_requires_something_is_for_no_plain_worker() -> None:
 @pytest.mark.parametrize("fields", [{}, {"requires": None}, {"requires": Asked()}])
 def test_to_require_nothing_is_as_not_to_say_so(fields: dict[str, Any]) -> None:
     assert spec(**fields) == spec() and spec().plain and spec().requires == ""
+
+
+# ---- over HTTP
+
+
+async def test_a_worker_hears_what_a_task_may_use(app: App) -> None:
+    requires = {"cpu": 2, "memory": "1GiB", "gpu": 1, "labels": {"rack": "b"}}
+    await app.ask("POST", "/v1/tasks", {"function": "len", "args": ["a"], "requires": requires})
+    worker = await joined(app, cpu=4, memory=2**33, gpu=1, labels={"rack": "b"})
+
+    (task,) = await worker.take(1)
+
+    assert task["limits"] == {"memory": 2**30, "cpu": 2.0, "gpus": 1}
+
+
+@pytest.mark.parametrize("requires", [None, {}, {"labels": {"rack": "b"}}])
+async def test_a_task_that_takes_nothing_has_the_workers_own_limits(
+    app: App, requires: dict[str, Any] | None
+) -> None:
+    await app.ask("POST", "/v1/tasks", {"function": "len", "args": ["a"], "requires": requires})
+    worker = await joined(app, labels={"rack": "b"})
+
+    (task,) = await worker.take(1)
+
+    assert "limits" not in task
+
+
+async def test_a_tasks_own_requirements_take_the_place_of_the_shared_ones(app: App) -> None:
+    defaults = {"function": "len", "args": ["a"], "requires": {"cpu": 2, "gpu": 1}}
+    own = {"function": "len", "args": ["a"], "requires": {"memory": "1GiB"}}
+    await app.ask("POST", "/v1/tasks", {"defaults": defaults, "tasks": [own]})
+    worker = await joined(app, memory=2**33)
+
+    (task,) = await worker.take(1)
+
+    assert task["limits"] == {"memory": 2**30}
+
+
+async def test_workers_are_listed_with_what_they_have(app: App) -> None:
+    await joined(app, cpu=4, memory=2**33, gpu=2)
+
+    (worker,) = (await app.ask("GET", "/v1/workers")).json["workers"]
+
+    assert (worker["cpu"], worker["memory"], worker["gpu"]) == (4.0, 2**33, 2)
+
+
+async def test_resources_no_column_holds_are_bounded(app: App) -> None:
+    await joined(app, cpu=-1, memory=2**80, gpu=2**80)
+    await joined(app, gpu=-5)
+
+    assert len((await app.ask("GET", "/v1/workers")).json["workers"]) == 2

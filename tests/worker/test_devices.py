@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from task_server.worker.devices import devices_of
+from task_server.worker.devices import Devices, device_files, devices_of
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,20 @@ def test_a_machine_without_a_driver_has_none(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", os.devnull)
 
     assert devices_of(None, {}) == ()
+
+
+def test_a_device_is_given_to_one_at_a_time() -> None:
+    devices = Devices(("0", "1", "2"))
+
+    first, second = devices.take(1), devices.take(2)
+    devices.give_back(first)
+
+    assert (first, second, devices.free, devices.count) == (("0",), ("1", "2"), 1, 3)
+    assert devices.take(1) == ("0",)
+
+
+def test_a_runner_reaches_the_files_of_its_devices_alone() -> None:
+    files = device_files(("1", "3"))
+
+    assert [each for each in files if each[-1].isdecimal()] == ["/dev/nvidia1", "/dev/nvidia3"]
+    assert device_files(()) == ()

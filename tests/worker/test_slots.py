@@ -18,6 +18,7 @@ from task_server.worker import process_tree
 from task_server.worker import slots as slots_module
 from task_server.worker.attempts import Attempt, plain_call
 from task_server.worker.calls import CallLimits, Outcome
+from task_server.worker.devices import Devices
 from task_server.worker.environments import Environment
 from task_server.worker.slots import STUCK_SECONDS, Slots
 
@@ -353,3 +354,104 @@ async def test_a_runner_that_never_starts_is_not_tried_for_ever(
     await made.until(lambda: len(made.unfit) == 2)
     made.run(pid("c"))
     assert await made.ended("c")
+
+
+# ---- processors and GPUs
+
+
+def visible(lease: str, gpus: int = 0, owner: str = "1") -> Attempt:
+    return attempt(
+        lease,
+        "os:getenv",
+        "CUDA_VISIBLE_DEVICES",
+        owner=owner,
+        limits=Limits(gpus=gpus) if gpus else UNSET,
+    )
+
+
+def busy(lease: str, gpus: int) -> Attempt:
+    return attempt(lease, "time:sleep", 30.0, limits=Limits(gpus=gpus))
+
+
+async def test_tasks_that_run_side_by_side_have_gpus_of_their_own(
+    table: Callable[[int], Table],
+) -> None:
+    here = table(4)
+    here.slots.use(None, Devices(("4", "5", "GPU-x")))
+    here.run(busy("a", gpus=1))
+    await here.stuck(1)
+
+    here.run(visible("b", gpus=2), visible("c"))
+
+    assert await here.ended("b", "c") == ["5,GPU-x", ""]
+
+
+async def test_a_warm_runner_keeps_its_gpus_for_the_next_task(
+    table: Callable[[int], Table],
+) -> None:
+    here = table(2)
+    here.slots.use(None, Devices(("0", "1")))
+    one = Limits(gpus=1)
+    here.run(attempt("a", "os:getpid", limits=one))
+    (first,) = await here.ended("a")
+
+    here.run(attempt("b", "os:getpid", limits=one), visible("c", gpus=1))
+    (second, devices) = await here.ended("b", "c")
+
+    assert second == first and devices in ("0", "1")
+
+
+async def test_idle_runners_give_up_their_gpus_to_those_who_need_them(
+    table: Callable[[int], Table],
+) -> None:
+    here = table(3)
+    here.slots.use(None, Devices(("0", "1")))
+    here.run(visible("a", gpus=1), visible("b", gpus=1, owner="2"))
+    await here.ended("a", "b")
+
+    here.run(visible("c", gpus=2, owner="3"))
+
+    assert sorted((await here.ended("c"))[0].split(",")) == ["0", "1"]
+
+
+async def test_a_task_waits_for_a_gpu_that_another_has(table: Callable[[int], Table]) -> None:
+    here = table(3)
+    here.slots.use(None, Devices(("0",)))
+    here.run(busy("a", gpus=1))
+    await here.stuck(1)
+
+    here.run(visible("b", gpus=1, owner="2"), visible("c"))
+
+    assert await here.ended("c") == [""]
+    assert "b" not in here.outcomes
+    here.slots.cancel("a")
+    assert await here.ended("b") == ["0"]
+
+
+async def test_more_gpus_than_there_are_go_back(table: Callable[[int], Table]) -> None:
+    here = table(1)
+    here.slots.use(None, Devices(("0",)))
+
+    here.run(visible("a", gpus=2))
+
+    assert here.unfit == ["a"]
+
+
+async def test_a_worker_that_knows_of_no_gpus_hides_none(table: Callable[[int], Table]) -> None:
+    here = table(1)
+
+    here.run(visible("a"))
+
+    assert await here.ended("a") == [None]
+
+
+@pytest.mark.parametrize("cpu,threads", [(None, "1"), (0.5, "1"), (1.0, "1"), (3.7, "3")])
+async def test_libraries_start_as_many_threads_as_a_task_has_cores(
+    table: Callable[[int], Table], cpu: float | None, threads: str
+) -> None:
+    here = table(1)
+
+    limits = UNSET if cpu is None else Limits(cpu=cpu)
+    here.run(attempt("a", "os:getenv", "OMP_NUM_THREADS", limits=limits))
+
+    assert await here.ended("a") == [threads]

@@ -35,7 +35,7 @@ from task_server.worker.attempts import (
     report_of,
 )
 from task_server.worker.calls import CallLimits, Outcome
-from task_server.worker.devices import devices_of
+from task_server.worker.devices import Devices, devices_of
 from task_server.worker.disk import Disk
 from task_server.worker.environments import Environment, Environments
 from task_server.worker.imports import Imports
@@ -116,8 +116,7 @@ class Agent:
         )
         self._level = 0
         """Of the sandbox."""
-        self._devices: tuple[str, ...] = ()
-        """GPUs that tasks may have."""
+        self._gpus = 0
         self._wake = asyncio.Event()
         self._orders = Orders(
             self._environments,
@@ -165,8 +164,10 @@ class Agent:
             directory=self._data / "runners",
         )
         self._level = chosen.level
-        self._devices = await asyncio.to_thread(devices_of, self._settings.gpus)
-        self._slots.use(chosen.sandbox)
+        devices = await asyncio.to_thread(devices_of, self._settings.gpus)
+        self._gpus = len(devices)
+        is_told = self._settings.gpus is not None
+        self._slots.use(chosen.sandbox, Devices(devices if devices or is_told else None))
         self._spool.open()
         left = self._large.open()
         looking = asyncio.ensure_future(self._look_after())
@@ -263,7 +264,7 @@ class Agent:
             labels=labels_of(self._settings.labels),
             cpu=float(available_cpus()),
             memory=share_of_memory(1),
-            gpu=len(self._devices),
+            gpu=self._gpus,
             pythons=self._environments.pythons,
             sandbox=self._level,
             platform=platform.platform(),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 NONE = "none"
 ASK_SECONDS = 10.0
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""How many threads libraries start, each of which takes all processors else."""
+_SHARED_FILES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools")
 _ASK = ("--query-gpu=index", "--format=csv,noheader")
 
 
@@ -47,3 +51,46 @@ def _installed() -> tuple[str, ...]:
     except (OSError, subprocess.SubprocessError):
         return ()  # it is there, and the driver is not
     return _listed(",".join(asked.stdout.split()))
+
+
+class Devices:
+    """GPUs of a worker, each given to one at a time. `names` None: it does not know of any."""
+
+    def __init__(self, names: Sequence[str] | None = None) -> None:
+        self._are_known = names is not None
+        self._free = list(names or ())
+        self.count = len(self._free)
+
+    @property
+    def free(self) -> int:
+        """How many nobody has."""
+        return len(self._free)
+
+    def take(self, count: int) -> tuple[str, ...]:
+        """So many that nobody has; there must be so many."""
+        assert count <= len(self._free), "a device would be given twice"
+        taken, self._free = self._free[:count], self._free[count:]
+        return tuple(taken)
+
+    def give_back(self, names: Iterable[str]) -> None:
+        """Nobody has these any more."""
+        self._free += names
+
+    def variables(self, names: Sequence[str]) -> dict[str, str]:
+        """What shows a process these and no others."""
+        return {VISIBLE: ",".join(names)} if names or self._are_known else {}
+
+
+def thread_variables(cpus: float | None) -> dict[str, str]:
+    """What has libraries start as many threads as a task has cores; one if it does not say."""
+    return dict.fromkeys(THREADS, str(max(int(cpus or 1), 1)))
+
+
+def device_files(names: Sequence[str]) -> tuple[str, ...]:
+    """The files of these devices; those of all where a name does not say which."""
+    if not names:
+        return ()
+    found = [f"/dev/nvidia{name}" for name in names if name.isdecimal()]
+    if len(found) < len(names):
+        found = [str(each) for each in Path("/dev").glob("nvidia[0-9]*")]
+    return (*found, *_SHARED_FILES)

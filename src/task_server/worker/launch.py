@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from task_server.worker.calls import control_frame
+from task_server.worker.devices import thread_variables
 from task_server.worker.logs import RunnerLog
 from task_server.worker.process_tree import MARK, end_tree
 from task_server.worker.sandbox.confinement import Confinement
@@ -36,6 +37,8 @@ class RunnerSpec:
     """A folder with cloudpickle and nothing else, put last on the path for functions by value."""
     environ: Mapping[str, str] | None = None
     """More variables, or other values; a runner inherits none from the agent."""
+    devices: tuple[str, ...] = ()
+    """Device files that it may use, beside the harmless ones."""
     child: Path = CHILD
     """`child.py` where the runner's user can read it, or what `compiled_child` made of it."""
 
@@ -109,7 +112,7 @@ def _environ(spec: RunnerSpec, task_directory: Path, mark: str) -> dict[str, str
         "PATH": os.defpath,
         "LANG": "C.UTF-8",
         "TZ": "UTC",
-        "OMP_NUM_THREADS": "1",
+        **thread_variables(None),
         "HOME": str(spec.directory),
         "TMPDIR": str(task_directory),
         **(spec.environ or {}),

@@ -13,6 +13,7 @@ from pathlib import Path
 from task_server.protocol.workers import Limits
 from task_server.worker.attempts import Attempt, RunnerKey
 from task_server.worker.calls import Call, Outcome
+from task_server.worker.devices import Devices, device_files, thread_variables
 from task_server.worker.environments import Environment
 from task_server.worker.launch import CHILD, RunnerSpec, compiled_child, share_cloudpickle
 from task_server.worker.runners import Runner
@@ -81,10 +82,13 @@ class Slots:
         self._closing: set[asyncio.Task[None]] = set()
         self._failed_starts: dict[str, int] = {}
         self._sandbox: Sandbox | None = None
+        self._devices = Devices()
+        self._devices_of: dict[Runner, tuple[str, ...]] = {}
+        """GPUs of each runner that has some, until it is gone."""
 
-    def use(self, sandbox: Sandbox) -> None:
-        """Confine every runner by it."""
-        self._sandbox = sandbox
+    def use(self, sandbox: Sandbox | None, devices: Devices) -> None:
+        """Confine every runner by it, and give them these GPUs."""
+        self._sandbox, self._devices = sandbox, devices
 
     def open(self) -> None:
         """Remove what an earlier start left, and prepare what runners share."""
@@ -136,6 +140,8 @@ class Slots:
         for slot in free:
             if slot.key == key and slot.runner is not None and slot.runner.is_open:
                 return slot
+        if free and not self._has_devices(key, {slot for slot in self._slots if slot not in free}):
+            return None
         if free:
             slot = next((each for each in free if each.runner is None), free[0])
             self._refit(slot, key, environment)
@@ -168,15 +174,56 @@ class Slots:
         return None
 
     def _start(self, environment: Environment, key: RunnerKey) -> Runner:
-        return self.start_runner(
-            environment, limits=key.limits, on_outcomes=self._take, on_exit=self._forget
-        )
+        devices = self._devices.take(gpus_of(key))
+        try:
+            runner = self.start_runner(
+                environment,
+                limits=key.limits,
+                devices=devices,
+                on_outcomes=self._take,
+                on_exit=self._forget,
+            )
+        except OSError:
+            self._devices.give_back(devices)
+            raise
+        if devices:
+            self._devices_of[runner] = devices
+        return runner
+
+    def _has_devices(self, key: RunnerKey, busy: Collection[Slot]) -> bool:
+        """Whether a runner with the GPUs of `key` can be had now; else idle ones make room.
+
+        Raises OSError when there never are so many.
+        """
+        if gpus_of(key) > self._devices.count:
+            raise OSError(f"{gpus_of(key)} GPUs are asked for, and there are {self._devices.count}")
+        missing = gpus_of(key) - self._devices.free
+        if missing <= 0 or any(found == key and each.is_open for found, each in self._spare):
+            return True
+        working = {slot.runner for slot in busy}
+        idle = {slot.runner for slot in self._slots} | {runner for _, runner in self._spare}
+        leaving = self._devices_of.keys() - idle
+        missing -= sum(len(self._devices_of[runner]) for runner in leaving)
+        for runner, devices in self._devices_of.items():
+            if missing > 0 and runner in idle - working:
+                self._part_with(runner)
+                missing -= len(devices)
+        return False
+
+    def _part_with(self, runner: Runner) -> None:
+        """Close an idle runner."""
+        for slot in self._slots:
+            if slot.runner is runner:
+                slot.runner, slot.key = None, None
+        self._spare = [each for each in self._spare if each[1] is not runner]
+        self._close(runner)
 
     def start_runner(
         self,
         environment: Environment,
         *,
         limits: Limits | None = None,
+        devices: tuple[str, ...] = (),
         on_outcomes: Callable[[Runner, list[Outcome]], None],
         on_exit: Callable[[Runner], None] | None = None,
     ) -> Runner:
@@ -184,11 +231,14 @@ class Slots:
         environment.note_use()
         directory = self._directory / f"runner-{next(self._numbers)}"
         directory.mkdir()
+        cpus = limits.cpu if limits is not None else None
         spec = RunnerSpec(
             interpreter=environment.interpreter,
             directory=directory,
             site_packages=environment.site_packages,
             cloudpickle=self._cloudpickle,
+            environ=self._devices.variables(devices) | thread_variables(cpus),
+            devices=device_files(devices),
             child=self._child(environment.interpreter),
         )
         confinement = None
@@ -286,6 +336,7 @@ class Slots:
             if slot.runner is runner:
                 slot.runner, slot.key = None, None
         self._spare = [each for each in self._spare if each[1] is not runner]
+        self._devices.give_back(self._devices_of.pop(runner, ()))
         self.run(self._take_waiting())
 
     # ---- looking after them
@@ -353,3 +404,8 @@ class Slots:
             return_exceptions=True,
         )
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def gpus_of(key: RunnerKey) -> int:
+    """How many devices a runner of that kind has for itself."""
+    return (key.limits.gpus or 0) if key.limits is not None else 0

@@ -6,6 +6,7 @@ _PURE = "tests/scheduling/test_requires.py"
 _STORE = "tests/store/test_requires.py -k 'not postgres'"
 _POSTGRES = "tests/store/test_requires.py -k 'postgres'"
 _SERVER = "tests/server/test_requires.py"
+_SLOTS = "tests/worker/test_slots.py"
 
 
 GUARDS = [
@@ -99,5 +100,33 @@ GUARDS = [
         ' and isolation == "reuse" and not requires,',
         ' and isolation == "reuse",',
         _SERVER,
+    ),
+    Guard(
+        "server/service/assignments.py",
+        "a task may use what it does not require",
+        "if required is not None and required.takes:",
+        "if False:",
+        _SERVER,
+    ),
+    Guard(
+        "worker/slots.py",
+        "a GPU is not given back",
+        "        self._devices.give_back(self._devices_of.pop(runner, ()))\n",
+        "",
+        _SLOTS,
+    ),
+    Guard(
+        "worker/slots.py",
+        "an idle runner keeps its GPU for ever",
+        "                self._part_with(runner)\n",
+        "",
+        _SLOTS,
+    ),
+    Guard(
+        "worker/devices.py",
+        "tasks without GPUs see all of them",
+        " if names or self._are_known else {}",
+        " if names else {}",
+        _SLOTS,
     ),
 ]

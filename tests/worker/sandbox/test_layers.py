@@ -2,8 +2,14 @@ from __future__ import annotations
 
 import pytest
 
+from task_server.protocol.workers import Limits
 from task_server.worker.sandbox.layers import Layers
-from task_server.worker.sandbox.limits import RunnerLimits, kernel_limits, share_of_memory
+from task_server.worker.sandbox.limits import (
+    LEAST_MEMORY,
+    RunnerLimits,
+    kernel_limits,
+    share_of_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +44,27 @@ def test_what_the_user_runs_besides_does_not_count_for_the_runner() -> None:
 
 def test_slots_share_the_memory() -> None:
     assert 0 < share_of_memory(4) * 4 <= share_of_memory(1)
+
+
+def test_a_task_has_what_it_requires_whatever_others_have() -> None:
+    usual = RunnerLimits(memory_bytes=1 << 30, cpus=1.0)
+
+    asked = usual.at_most(Limits(memory=4 << 30, cpu=2.5, gpus=1), memory_bytes=8 << 30)
+
+    assert (asked.memory_bytes, asked.cpus, asked.has_gpus) == (4 << 30, 2.5, True)
+
+
+def test_no_task_has_more_memory_than_the_machine_or_less_than_a_start_takes() -> None:
+    usual = RunnerLimits(memory_bytes=1 << 30)
+
+    most = usual.at_most(Limits(memory=9 << 30), memory_bytes=8 << 30)
+    least = usual.at_most(Limits(memory=1), memory_bytes=8 << 30)
+
+    assert (most.memory_bytes, least.memory_bytes) == (8 << 30, LEAST_MEMORY)
+    assert usual.at_most(Limits(), memory_bytes=8 << 30) == usual
+
+
+def test_drivers_of_gpus_may_take_address_space_without_end() -> None:
+    limits = RunnerLimits(memory_bytes=1 << 30, has_gpus=True)
+
+    assert "RLIMIT_AS" not in kernel_limits(limits, Layers(), own_threads=0)

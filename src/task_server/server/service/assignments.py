@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from task_server.protocol import ids
+from task_server.scheduling.requires import Requires, requires_of
 from task_server.server.state import State
 from task_server.store.contract import Dealt, Kind
 
@@ -50,7 +51,16 @@ def _head(state: State, kind: Kind) -> bytes:
         "isolation": spec.isolation,
         "at_most_once": spec.at_most_once,
     }
+    required = requires_of(spec.requires)
+    if required is not None and required.takes:
+        shared["limits"] = _limits(required)
     head = encode(shared)[1:-1]
     if environment is not None:
         kind.head = head
     return head
+
+
+def _limits(required: Requires) -> dict[str, float]:
+    """What a task requires it may use, and no more."""
+    said = {"memory": required.memory, "cpu": required.cpu, "gpus": required.gpu}
+    return {name: value for name, value in said.items() if value}

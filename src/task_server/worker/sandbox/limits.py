@@ -13,6 +13,8 @@ from task_server.worker.sandbox.layers import Layers
 Network = Literal["none", "full"]
 
 GIB = 1 << 30
+LEAST_MEMORY = 64 << 20
+"""Bytes; with less a runner does not start."""
 SHARE_OF_MEMORY = 0.8
 """Of the machine's, for all slots together."""
 OPEN_FILES = 1024
@@ -34,9 +36,13 @@ class RunnerLimits(Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     """None: as many as there are."""
     network: Network = "full"
+    has_gpus: bool = False
+    """Their drivers take address space without end."""
 
     def at_most(self, asked: Limits, *, memory_bytes: int) -> RunnerLimits:
-        """These with what a task asks for, never more than these, but for memory up to so much.
+        """These with what a task asks for, never more than these, but for what it requires.
+
+        That is memory, up to so much, and processors: the server deals only what is there.
 
         Raises ValueError for what is not built.
         """
@@ -44,17 +50,13 @@ class RunnerLimits(Struct, frozen=True, kw_only=True):
         if network not in get_args(Network):
             raise ValueError(f"network {network!r} is not built; there are none and full")
         return RunnerLimits(
-            memory_bytes=min(asked.memory or self.memory_bytes, memory_bytes),
+            memory_bytes=min(max(asked.memory or self.memory_bytes, LEAST_MEMORY), memory_bytes),
             processes=min(asked.processes or self.processes, self.processes),
             file_bytes=min(asked.file_bytes or self.file_bytes, self.file_bytes),
-            cpus=_least(asked.cpu, self.cpus),
+            cpus=asked.cpu or self.cpus,
             network="none" if "none" in (network, self.network) else "full",
+            has_gpus=bool(asked.gpus),
         )
-
-
-def _least(one: float | None, other: float | None) -> float | None:
-    values = [each for each in (one, other) if each is not None]
-    return min(values) if values else None
 
 
 def share_of_memory(slots: int) -> int:
@@ -76,6 +78,6 @@ def kernel_limits(limits: RunnerLimits, layers: Layers, *, own_threads: int) -> 
         "RLIMIT_STACK": STACK_BYTES,
         "RLIMIT_NPROC": limits.processes + own_threads,
     }
-    if not layers.cgroup:
+    if not layers.cgroup and not limits.has_gpus:
         wanted["RLIMIT_AS"] = ADDRESS_FACTOR * limits.memory_bytes
     return wanted

@@ -123,6 +123,7 @@ class Sandbox:
             readable=tuple(dict.fromkeys(readable)),
             nameable=self.policy.nameable,
             writable=self.policy.writable,
+            devices=spec.devices,
             is_private=self.layers.namespace,
         )
 
