@@ -127,6 +127,19 @@ async def test_tasks_run_and_are_reported_once(server: ScriptedServer, start: St
     assert len(server.reports) == 30
 
 
+async def test_answers_of_short_calls_gather_while_more_are_to_come(
+    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "GATHER_SECONDS", LONG)
+    await start()
+    leases = [server.task("math:factorial", n) for n in range(200)]
+
+    await server.reported(*leases)
+
+    first, *_ = [each["reports"] for each in server.exchanges if each.get("reports")]
+    assert len(first) >= 99  # not before half of them are answered
+
+
 async def test_exchanges_are_numbered_and_tell_what_was_seen(
     server: ScriptedServer, start: Start
 ) -> None:

@@ -62,6 +62,8 @@ LEAVE_SECONDS = 2.0
 LAST_TRY_SECONDS = 30.0
 """How long a drained worker tries to deliver; its answers stay on disk for the next start."""
 FIRST_ANSWER_SECONDS = 0.002
+GATHER_SECONDS = 0.005
+"""Between two reports while more answers of short calls are about to come."""
 REPORTS_AT_ONCE = 2000
 
 _JSON = {"Content-Type": "application/json"}
@@ -141,6 +143,7 @@ class Agent:
         self._reporting: asyncio.Task[None] | None = None
         self._parked: asyncio.Task[None] | None = None
         self._park_at = 0.0
+        self._report_at = 0.0
         self._is_asking = False
         self._is_flowing = False
         """Tasks came while others were still held: there are probably more."""
@@ -319,13 +322,31 @@ class Agent:
         While they flow, one exchange reports and takes the next. Else the report goes beside a
         parked exchange, which then is there already when the next task comes.
         """
-        has_reports = len(self._spool.pending) > len(self._in_flight)
+        ready = len(self._spool.pending) - len(self._in_flight)
+        has_reports = ready > 0 and not self._gathers(ready)
         if has_reports and not self._is_flowing:
             self._reporting = asyncio.ensure_future(self._exchange("report"))
             self._park_at = 0.0
         elif has_reports or self._has_news():
             self._reporting = asyncio.ensure_future(self._exchange("ask"))
             self._is_asking = True
+
+    def _gathers(self, ready: int) -> bool:
+        """Whether to let more answers come first: each report costs both sides as much as many.
+
+        Only while more calls wait behind others, all of them short, than are answered.
+        """
+        if ready >= self._slots.behind:
+            return False
+        return self._wakes_at(self._report_at)
+
+    def _wakes_at(self, when: float) -> bool:
+        """Whether that moment is still to come; then look again when it has."""
+        loop = asyncio.get_running_loop()
+        if when <= loop.time():
+            return False
+        loop.call_at(when, self._wake.set)
+        return True
 
     def _has_news(self) -> bool:
         """Whether the server does not know something of environments."""
@@ -338,11 +359,7 @@ class Agent:
         """
         if not _is_over(self._parked) or (self._is_asking and not _is_over(self._reporting)):
             return False
-        loop = asyncio.get_running_loop()
-        early = self._park_at - loop.time()
-        if early > 0:
-            loop.call_later(early, self._wake.set)
-        return early <= 0
+        return not self._wakes_at(self._park_at)
 
     def _is_done(self) -> bool:
         if not self._is_draining or self._attempts:
@@ -375,6 +392,8 @@ class Agent:
 
     async def _exchange_once(self, kind: Kind) -> None:
         asked = self._next_exchange(kind)
+        if asked.reports:
+            self._report_at = asyncio.get_running_loop().time() + GATHER_SECONDS
         sending = {report.lease for report in asked.reports}
         self._in_flight |= sending
         try:
@@ -448,7 +467,8 @@ class Agent:
         if told.tasks or asked.want:
             self._is_flowing = bool(told.tasks) and bool(self._attempts)
         if told.tasks:
-            self._park_at = asyncio.get_running_loop().time() + FIRST_ANSWER_SECONDS
+            now = asyncio.get_running_loop().time()
+            self._park_at, self._report_at = now + FIRST_ANSWER_SECONDS, now + GATHER_SECONDS
             self._accept(told.tasks)
 
     def _stop(self, lease: str) -> None:

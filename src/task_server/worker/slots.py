@@ -272,6 +272,11 @@ class Slots:
         self._spare = [each for each in self._spare if each[0].environment != environment]
         return True
 
+    @property
+    def behind(self) -> int:
+        """How many calls wait behind others on their slots: short ones, prefetched."""
+        return sum(max(slot.pending - 1, 0) for slot in self._slots)
+
     # ---- what comes back
 
     def _take(self, runner: Runner, outcomes: list[Outcome]) -> None:
