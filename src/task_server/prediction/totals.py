@@ -15,10 +15,12 @@ from task_server.prediction.intervals import LEVELS
 from task_server.prediction.predictor import Estimates
 
 DRAWS = 300
-TOGETHER = 0.15
+TOGETHER = 0.25
 """Share of the variance that all calls of a draw have in common."""
-OF_A_FUNCTION = 0.25
+OF_A_FUNCTION = 0.45
 """Share that calls of one function have in common beside that."""
+WIDER = 1.05
+"""Times the deviates: the quantiles of errors are of calls one ahead, a total's lie further off."""
 SEED = 1
 _ENDS = np.array([0.0, *LEVELS, 1.0])
 
@@ -42,7 +44,7 @@ def draw(estimates: Estimates, functions: Sequence[str]) -> Floats:
         + random.standard_normal((DRAWS, len(numbers)))[:, which] * OF_A_FUNCTION**0.5
         + random.standard_normal((DRAWS, len(which))) * alone**0.5
     )
-    levels = _normal(deviates)
+    levels = _normal(deviates * WIDER)
     around = estimates.around
     least = 2 * around[:, :1] - around[:, 1:2]
     most = around[:, -1:] + 0.5 * (around[:, -1:] - around[:, -2:-1])
