@@ -320,6 +320,35 @@ def test_lists_of_other_things(use: Use, capsys: Out) -> None:
     assert json.loads(out[2])["digest"] == "d"
 
 
+JUDGED = {
+    "calls": 9,
+    "error_factor": 1.31,
+    "bias_factor": 0.98,
+    "at_most_p50": 0.5,
+    "at_most_p90": 0.91,
+}
+
+
+def test_accuracy_is_told_of_all_functions_and_of_one(use: Use, capsys: Out) -> None:
+    nothing = {"calls": 0, "error_factor": None}
+    rows = [{"function": "m:f", "accuracy": JUDGED}, {"function": "m:g", "accuracy": nothing}]
+
+    def handle(request: Request) -> Reply:
+        if request.path.endswith("/m:f/accuracy"):
+            return reply(200, {"judged": 9, "guessed": 2, "all": JUDGED, "recent": JUDGED})
+        return reply(200, {"functions": rows})
+
+    use(handle)
+    assert run(["functions", "accuracy"]) == 0
+    every = capsys.readouterr().out
+    assert run(["functions", "accuracy", "m:f"]) == 0
+    one = capsys.readouterr()
+
+    assert "m:f" in every and "1.31" in every and "m:g" not in every
+    assert [line.split()[0] for line in one.out.splitlines()] == ["function", "all", "recent"]
+    assert "2 more calls" in one.err
+
+
 def test_map_prints_an_answer_for_each_line(use: Use, capsys: Out, tmp_path: Path) -> None:
     file = tmp_path / "calls.ndjson"
     file.write_text('[1, 2]\n{"x": 3}\n\n"text"\n')

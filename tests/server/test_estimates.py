@@ -139,3 +139,35 @@ async def test_the_table_is_there_after_a_restart(tmp_path: Path) -> None:
         after = (await app.ask("POST", "/v1/estimates", TASK)).json["calls"]
 
     assert after == before
+
+
+async def test_estimates_are_judged_by_what_was_said_before_the_run(app: App) -> None:
+    await ran(app, 1.0)  # the first was a guess
+    await ran(app, 2.0, times=2)
+    first = (await app.ask("GET", "/v1/functions/math:sqrt/accuracy")).json
+    worker = await joined(app)
+    said = (await app.ask("POST", "/v1/tasks", TASK)).json["estimate"]["total"]["core_seconds"]
+    await worker.succeed(*await worker.take(1), seconds=1000.0)
+
+    told = (await app.ask("GET", "/v1/functions/math:sqrt/accuracy")).json
+
+    assert (first["judged"], first["guessed"]) == (2, 1)
+    assert (told["judged"], told["guessed"]) == (3, 1)
+    assert told["function"] == "math:sqrt" and told["recent"]["calls"] == 3
+    assert told["all"]["error_factor"] > first["all"]["error_factor"] > 1.0
+    assert said["p90"] < 1000.0 and told["all"]["at_most_p90"] == pytest.approx(2 / 3)
+
+
+async def test_the_accuracy_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with application(tmp_path) as app:
+        await ran(app, 0.25, times=3)
+        before = (await app.ask("GET", "/v1/functions/math:sqrt/accuracy")).json
+
+    async with application(tmp_path) as app:
+        after = (await app.ask("GET", "/v1/functions/math:sqrt/accuracy")).json
+
+    assert after == before and after["judged"] == 2
+
+
+async def test_a_function_that_was_never_called_has_no_accuracy(app: App) -> None:
+    await app.refused(404, "GET", "/v1/functions/math:sqrt/accuracy")

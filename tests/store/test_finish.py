@@ -5,6 +5,9 @@ import asyncio
 import msgspec
 import pytest
 
+from task_server.scheduling.accuracy import lately, overall
+from task_server.scheduling.pace import stretches
+from task_server.scheduling.statistics import Price
 from task_server.store.contract import LeaseKey, Used
 from task_server.store.states import Encoding
 from tests.store.world import (
@@ -291,6 +294,56 @@ async def test_only_successes_make_the_statistics(world: World) -> None:
     assert known is not None
     assert (known.calls, known.failures, known.run_seconds) == (1, 1, 2.0)
     assert (known.first_seconds, known.cpu_seconds, known.queue_seconds) == (2.0, 1.0, 0.0)
+
+
+async def test_estimates_are_judged_as_they_were_at_the_lease(world: World) -> None:
+    await world.submit()  # a guess
+    await world.submit(count=2, price=Price(0.5, 1.0, 1.5, 2.0, calls=3, model="history"))
+    worker = await world.worker()
+    first, second, third = await worker.take(3)
+    await worker.report(succeeded(first), succeeded(second, used=Used(run_seconds=2.0)))
+    await world.kill()  # what was leased is known still
+    await worker.report(succeeded(third, used=Used(run_seconds=1.0)))
+
+    for is_restarted in (False, True):
+        if is_restarted:
+            await world.kill()
+        known = world.store.statistics((0, "", "math:sqrt"))
+        assert known is not None
+        assert (sum(a.judged for a in known.accuracies), known.accuracies[0].guessed) == (2, 1)
+        told = overall(known.accuracies)
+        assert told.error_factor == pytest.approx(2**0.5)
+        assert (told.at_most_p50, told.at_most_p90) == (0.5, 0.5)
+        recent = lately(known.accuracies)
+        assert (recent.calls, recent.at_most_p90) == (2, 0.5)
+        assert recent.error_factor == pytest.approx(told.error_factor)
+
+
+async def test_a_late_answer_is_judged_too(world: World) -> None:
+    await world.submit(price=Price(0.5, 1.0, 1.5, 2.0, calls=3, model="history"))
+    worker = await world.worker()
+    dealt = await worker.take_one()
+    await world.advance(61.0)
+    await worker.report(succeeded(dealt, used=Used(run_seconds=4.0)))
+
+    known = world.store.statistics((0, "", "math:sqrt"))
+
+    assert known is not None
+    assert overall(known.accuracies).bias_factor == pytest.approx(4.0)
+
+
+async def test_run_times_are_counted_by_environment(world: World) -> None:
+    await world.submit(count=2)
+    worker = await world.worker()
+    await worker.report(*map(succeeded, await worker.take(2)))
+    await world.kill()
+
+    known = world.store.statistics((0, "", "math:sqrt"))
+
+    assert known is not None
+    (found,) = stretches(known.paces)
+    assert found.all.calls == 2 and found.environment
+    assert found.first_at <= found.last_at <= world.clock.now
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0, 1e300])

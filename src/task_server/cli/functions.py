@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from task_server.cli.output import Format, Output, rows_of, show_one, show_rows
+from task_server.cli.output import Format, Output, note, rows_of, show_one, show_rows
 from task_server.client import requests
 from task_server.client.client import Client
 
 app = typer.Typer(help="Functions and how long they take.", no_args_is_help=True)
 _COLUMNS = ("function", "package", "calls", "failures", "p50", "p90")
+_JUDGED = ("function", "calls", "error_factor", "bias_factor", "at_most_p50", "at_most_p90")
 
 
 @app.command()
@@ -33,3 +34,27 @@ def show(
     """Show the statistics of one function."""
     body = Client().session.send(requests.read_function(function)).body
     show_one(msgspec.json.decode(body, type=dict[str, object]), output)
+
+
+@app.command()
+def accuracy(
+    function: Annotated[
+        str | None, typer.Argument(metavar="[FUNCTION]", help="module:qualname; else all.")
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show how far off the estimates were, of all functions or in detail of one."""
+    session = Client().session
+    if function is None:
+        rows = rows_of(session.send(requests.list_functions()).body, "functions")
+        told = [{"function": row["function"], **row.get("accuracy", {})} for row in rows]
+        show_rows([row for row in told if row.get("calls")], _JUDGED, output)
+        return
+    body = session.send(requests.read_accuracy(function)).body
+    whole = msgspec.json.decode(body, type=dict[str, Any])
+    if output is not Format.TABLE:
+        show_one(whole, output)
+        return
+    parts = [{"function": name, **whole[name]} for name in ("all", "recent")]
+    show_rows(parts, _JUDGED, output)
+    note(f"{whole['guessed']} more calls had a guess before anything of the function was known")

@@ -192,6 +192,11 @@ def read_function(name: str) -> Request:
     return Request("GET", f"/v1/functions/{_part(name)}")
 
 
+def read_accuracy(name: str) -> Request:
+    """How far off the estimates of one function were."""
+    return Request("GET", f"/v1/functions/{_part(name)}/accuracy")
+
+
 def order_environment(body: bytes, *, wait: float) -> Request:
     """Have an environment ready on workers; the reply comes when it is locked or time is up."""
     return Request("POST", "/v1/environments" + _query(wait=wait, until="locked"), body)

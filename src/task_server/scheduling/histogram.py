@@ -9,14 +9,22 @@ from operator import add
 SMALLEST_SECONDS = 1e-6
 BINS_PER_DOUBLING = 4
 BINS = 160  # up to 2^40 us, 12 days
+_LOG_SMALLEST = math.log(SMALLEST_SECONDS)
 _SCALE = BINS_PER_DOUBLING / math.log(2)
+
+
+def log_of(seconds: float) -> float:
+    """The logarithm of a run time that the scale can hold."""
+    return math.log(min(seconds, 1e9)) if seconds > SMALLEST_SECONDS else _LOG_SMALLEST  # nor NaN
 
 
 def bin_of(seconds: float) -> int:
     """The bin that holds a run time."""
-    if not seconds > SMALLEST_SECONDS:  # nor NaN
-        return 0
-    return min(int(math.log(min(seconds, 1e9) / SMALLEST_SECONDS) * _SCALE), BINS - 1)
+    return _bin(log_of(seconds))
+
+
+def _bin(log_seconds: float) -> int:
+    return min(int((log_seconds - _LOG_SMALLEST) * _SCALE), BINS - 1)
 
 
 def seconds_at(position: float) -> float:
@@ -33,10 +41,12 @@ class Histogram:
         self.counts = array("Q", data or bytes(8 * BINS))
         self.total = sum(self.counts)
 
-    def add(self, seconds: float) -> None:
-        """Count one run time."""
-        self.counts[bin_of(seconds)] += 1
+    def add(self, seconds: float) -> float:
+        """Count one run time; gives its logarithm."""
+        log_seconds = log_of(seconds)
+        self.counts[_bin(log_seconds)] += 1
         self.total += 1
+        return log_seconds
 
     def quantiles(self, levels: tuple[float, ...]) -> list[float]:
         """Run times in seconds below which these shares of the counts lie, levels ascending.

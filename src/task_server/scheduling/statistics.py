@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from task_server.scheduling.accuracy import Accuracy, Call
 from task_server.scheduling.histogram import Histogram
+from task_server.scheduling.pace import Pace
 
 SHORT_SECONDS = 0.025
 """Functions with a median below this are dealt several to a slot."""
 UNKNOWN_SECONDS = 1.0
 """The guess for a function of which nothing is known, nor of its owner, nor of this server."""
+EACH_CALLS, SAMPLE = 1000, 8
+"""So many first calls tell of the pace, of those behind them one in so many: they are short."""
 _LEVELS = (0.1, 0.5, 0.9, 0.99)
 _SUMS = (
     "calls",
@@ -45,7 +49,10 @@ class Statistics:
     """Counts and sums of one function; durations in seconds."""
 
     __slots__ = (
+        "_judged_next",
         "_price",
+        "accuracies",
+        "accuracy",
         "calls",
         "cpu_seconds",
         "failures",
@@ -56,6 +63,8 @@ class Statistics:
         "install_seconds",
         "is_short",
         "owner",
+        "pace",
+        "paces",
         "peak_bytes",
         "queue_seconds",
         "run_seconds",
@@ -76,6 +85,12 @@ class Statistics:
         self.cpu_seconds = 0.0
         self.peak_bytes = 0
         self.histogram = Histogram()
+        self.accuracy = Accuracy()
+        self._judged_next: list[Call] = []
+        self.accuracies = [self.accuracy]
+        """With those that are included, for reading alone."""
+        self.pace = Pace()
+        self.paces = [self.pace]
         self.is_short = False
         self._price: Price | None = None
 
@@ -91,6 +106,8 @@ class Statistics:
         cpu_seconds: float,
         peak_bytes: int,
         histogram: bytes,
+        accuracy: bytes,
+        pace: bytes,
     ) -> None:
         """Take what was kept."""
         self.calls, self.failures, self.first_seconds = calls, failures, first_seconds
@@ -98,6 +115,8 @@ class Statistics:
         self.install_seconds, self.import_seconds = install_seconds, import_seconds
         self.cpu_seconds, self.peak_bytes = cpu_seconds, peak_bytes
         self.histogram = Histogram(histogram)
+        self.accuracy, self.pace = Accuracy(accuracy), Pace(pace)
+        self.accuracies, self.paces = [self.accuracy], [self.pace]
         self.square_seconds = self.histogram.square_seconds()
         self.settle()
 
@@ -107,6 +126,10 @@ class Statistics:
         for name in self.__slots__:
             setattr(copied, name, getattr(self, name))
         copied.histogram = self.histogram.copy()
+        copied.accuracy = Accuracy(self.accuracy.to_bytes())
+        copied.pace = Pace(self.pace.to_bytes())
+        copied._judged_next = []
+        copied.accuracies, copied.paces = [copied.accuracy], [copied.pace]
         return copied
 
     def include(self, other: Statistics) -> None:
@@ -117,17 +140,30 @@ class Statistics:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
         self.histogram.include(other.histogram)
+        self.accuracies.append(other.accuracy)
+        self.paces.append(other.pace)
         self._price = None
         self.settle()
 
-    def count(self, run_seconds: float) -> None:
-        """Count a success."""
+    def count(
+        self,
+        run_seconds: float,
+        predicted: float = -1.0,
+        high: float = 0.0,
+        environment: str | None = None,
+        at: float = 0.0,
+    ) -> None:
+        """Count a success, whose lease had `predicted` (p50; negative: a guess) and p90 `high`."""
         if not self.calls:
             self.first_seconds = run_seconds
         self.calls += 1
         self.run_seconds += run_seconds
         self.square_seconds += run_seconds * run_seconds
-        self.histogram.add(run_seconds)
+        log_seconds = self.histogram.add(run_seconds)
+        self._judged_next.append((run_seconds, log_seconds, predicted, high))
+        is_sampled = self.calls < EACH_CALLS or not self.calls % SAMPLE
+        if is_sampled and environment is not None:
+            self.pace.count(log_seconds, environment=environment, at=at)
         self._price = None
 
     def moments(self) -> tuple[float, float]:
@@ -138,6 +174,8 @@ class Statistics:
 
     def settle(self) -> None:
         """After a group of counts: whether calls are short enough to be dealt in numbers."""
+        self.accuracy.settle(self._judged_next)
+        self._judged_next = []
         self.is_short = self.calls > 0 and self.price().p50 < SHORT_SECONDS
 
     def price(self) -> Price:

@@ -32,6 +32,7 @@ class FullRow(Struct):
     submitted_at: float
     due_at: float
     predicted: float
+    predicted_high: float
     attempt: int
     session: int | None
     reply: int | None
@@ -89,11 +90,11 @@ class FullRow(Struct):
 _LOCK = "SELECT number FROM tasks WHERE {} ORDER BY number + 0 FOR UPDATE"
 _READ = """
 SELECT t.number, t.id, t.kind, t.batch, t.position, t.state, t.submitted_at, t.due_at, t.predicted,
-       t.attempt, t.session, t.reply, t.secret, t.started_at, t.n, t.server, t.phase, t.encoding,
-       coalesce(t.outcome, p.data), coalesce(x.generation, 0), coalesce(x.errors, 0),
-       coalesce(x.crashes, 0), coalesce(x.undelivered, 0), coalesce(x.releases, 0),
-       coalesce(x.unstarted, 0), coalesce(x.pending, 0), s.worker, s.is_plain, s.is_over,
-       s.alive_until, s.seen
+       t.predicted_high, t.attempt, t.session, t.reply, t.secret, t.started_at, t.n, t.server,
+       t.phase, t.encoding, coalesce(t.outcome, p.data), coalesce(x.generation, 0),
+       coalesce(x.errors, 0), coalesce(x.crashes, 0), coalesce(x.undelivered, 0),
+       coalesce(x.releases, 0), coalesce(x.unstarted, 0), coalesce(x.pending, 0), s.worker,
+       s.is_plain, s.is_over, s.alive_until, s.seen
   FROM unnest($1::bigint[]) AS w(number)
   JOIN tasks t ON t.number = w.number
   LEFT JOIN task_extras x ON x.number = t.number
@@ -129,7 +130,7 @@ def _full(group: Group, row: Sequence[Any]) -> FullRow:
     values = list(row)
     values[2] = group.memory.kinds[values[2]]
     values[5] = State(values[5])
-    values[17] = None if values[17] is None else Encoding(values[17])
+    values[18] = None if values[18] is None else Encoding(values[18])
     return FullRow(*values)
 
 

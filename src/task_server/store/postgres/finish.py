@@ -36,7 +36,7 @@ UPDATE tasks t SET state = 3, outcome = w.outcome, encoding = w.encoding, usage 
  WHERE t.number = w.number AND t.state + 0 = 2 AND t.attempt = w.attempt AND t.secret = w.secret
    AND t.session = w.session
 RETURNING t.number, t.id, t.kind, t.batch, t.position, t.submitted_at, t.started_at, t.predicted,
-          t.n"""
+          t.predicted_high, t.n"""
 _ISSUED = """
 SELECT p.task, p.worker, p.generation, p.lease, p.attempt, p.outcome_ok, p.outcome_digest
   FROM unnest($1::bigint[], $2::int[]) AS w(task, worker)
@@ -118,7 +118,7 @@ async def _succeed(group: Group, told: Sequence[Told]) -> None:
     found = await group.fetch(_SUCCEED, *columns(rows), group.memory.server, group.now)
     await know_kinds(group.connection, group.memory, {row[2] for row in found})
     by_task = {_number(each): each for each in told}
-    ended = [(by_task[row[0]], row) for row in sorted(found, key=lambda row: int(row[8]))]
+    ended = [(by_task[row[0]], row) for row in sorted(found, key=lambda row: int(row[9]))]
     for each, row in ended:
         _count_success(group, each, row)
     reports = [(_number(each), each.report) for each, _ in ended]
@@ -150,11 +150,18 @@ def _success_row(told: Told, n: int) -> tuple[object, ...]:
 
 
 def _count_success(group: Group, told: Told, row: Sequence[Any]) -> None:
-    number, task, kind_number, batch, position, submitted_at, started_at, predicted, n = row
+    number, task, kind_number, batch, position, submitted_at, started_at, *estimate, n = row
     kind = group.memory.kinds[kind_number]
     used = told.report.used or Used()
-    group.count_attempt(kind, used, is_success=True, queue_seconds=started_at - submitted_at)
-    group.settle(kind.spec.owner, predicted=predicted, seconds=used.run_seconds)
+    group.count_attempt(
+        kind,
+        used,
+        is_success=True,
+        queue_seconds=started_at - submitted_at,
+        predicted=estimate[0],
+        high=estimate[1],
+    )
+    group.settle(kind.spec.owner, predicted=estimate[0], seconds=used.run_seconds)
     group.count_end(batch, State.SUCCEEDED)
     group.ended.append(
         Ended(
@@ -300,6 +307,8 @@ def _answer(
         report.used,
         is_success=is_success,
         queue_seconds=(row.started_at or group.now) - row.submitted_at,
+        predicted=row.predicted,
+        high=row.predicted_high,
     )
     if issued.holds:
         seconds = report.used.run_seconds

@@ -31,7 +31,7 @@ from task_server.store.transitions import Policy
 
 _STATISTICS = (
     "calls, failures, first_seconds, run_seconds, queue_seconds, install_seconds, import_seconds,"
-    " cpu_seconds, peak_bytes, histogram"
+    " cpu_seconds, peak_bytes, histogram, accuracy, pace"
 )
 _COUNTS = f"""
 WITH batch AS (
@@ -50,10 +50,12 @@ load AS (
     queued = l.queued + excluded.queued, stored = l.stored + excluded.stored)
 INSERT INTO function_statistics (function, server, changed_at, {_STATISTICS})
 SELECT w.function, $1, $2, w.calls, w.failures, w.first, w.run, w.queue, w.install, w.import,
-       w.cpu, w.peak, w.histogram
+       w.cpu, w.peak, w.histogram, w.accuracy, w.pace
   FROM unnest($11::int[], $12::bigint[], $13::bigint[], $14::float8[], $15::float8[], $16::float8[],
-              $17::float8[], $18::float8[], $19::float8[], $20::bigint[], $21::bytea[])
-    AS w(function, calls, failures, first, run, queue, install, import, cpu, peak, histogram)
+              $17::float8[], $18::float8[], $19::float8[], $20::bigint[], $21::bytea[],
+              $22::bytea[], $23::bytea[])
+    AS w(function, calls, failures, first, run, queue, install, import, cpu, peak, histogram,
+         accuracy, pace)
 ON CONFLICT (function, server) DO UPDATE SET changed_at = excluded.changed_at, {
     ", ".join(f"{name.strip()} = excluded.{name.strip()}" for name in _STATISTICS.split(","))
 }"""
@@ -171,14 +173,22 @@ class Group:
             change[state - State.SUCCEEDED] += count
 
     def count_attempt(
-        self, kind: Kind, used: Used, *, is_success: bool, queue_seconds: float
+        self,
+        kind: Kind,
+        used: Used,
+        *,
+        is_success: bool,
+        queue_seconds: float,
+        predicted: float,
+        high: float,
     ) -> None:
-        """Count an attempt that ended with an answer or a failure."""
+        """Count an attempt that ended with an answer or a failure, and judge its estimate."""
         statistics = self.counted.get(kind.function)
         if statistics is None:
             statistics = self.counted[kind.function] = self.memory.own_copy(kind.function)
         if is_success:
-            statistics.count(used.run_seconds)
+            environment = self.memory.environment_of(kind)
+            statistics.count(used.run_seconds, predicted, high, environment, self.now)
         else:
             statistics.failures += 1
         statistics.queue_seconds += max(queue_seconds, 0.0)
@@ -227,7 +237,7 @@ class Group:
             values = (
                 *columns(batches, width=5),
                 *columns(loads, width=3),
-                *columns(self._statistics(), width=11),
+                *columns(self._statistics(), width=13),
             )
             await self.execute(_COUNTS, self.memory.server, self.now, *values)
 
@@ -247,6 +257,8 @@ class Group:
                 each.cpu_seconds,
                 each.peak_bytes,
                 each.histogram.to_bytes(),
+                each.accuracy.to_bytes(),
+                each.pace.to_bytes(),
             )
             for each in self.counted.values()
         ]

@@ -288,6 +288,12 @@ class Memory:
         known = self.functions_by_number.get(kind.function)
         return Statistics(kind.function, kind.spec.owner) if known is None else known
 
+    def environment_of(self, kind: Kind) -> str | None:
+        """Digest of what a kind's tasks run in, as far as this server was told."""
+        lane = self.lanes.get(kind.lane)
+        request = None if lane is None else self.requests_by_number.get(lane.request)
+        return None if request is None else request.environment
+
     # ---- what is counted
 
     def own_copy(self, function: int) -> Statistics:

@@ -106,10 +106,12 @@ def _count_end(group: Group, report: AttemptReport, running: Running, n: int) ->
     used = report.used or Used()
     owner = running.kind.spec.owner
     group.count_attempt(
-        group.memory.statistics_of(running.kind),
+        running.kind,
         used,
         is_success=is_success,
         queue_seconds=running.started_at - running.submitted_at,
+        predicted=running.predicted,
+        high=running.predicted_high,
     )
     group.memory.shares.settle(owner, predicted=abs(running.predicted), seconds=used.run_seconds)
     group.count_end(running.batch, state)
@@ -180,10 +182,12 @@ def _write_answer(
         report.used = Used(run_seconds=max(group.now - begun, 0.0))
     used = report.used
     group.count_attempt(
-        group.memory.statistics_of(row.kind),
+        row.kind,
         used,
         is_success=is_success,
         queue_seconds=(row.started_at or group.now) - row.submitted_at,
+        predicted=row.predicted,
+        high=row.predicted_high,
     )
     if issued.holds:
         settle(group, row, seconds=used.run_seconds)

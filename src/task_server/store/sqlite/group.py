@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from task_server.scheduling.lanes import Lane
 from task_server.scheduling.statistics import Statistics
-from task_server.store.contract import Ended, ExchangeResult, Used
+from task_server.store.contract import Ended, ExchangeResult, Kind, Used
 from task_server.store.group_commit import Operation
 from task_server.store.outcomes import INLINE_BYTES
 from task_server.store.sqlite.many import write_many
@@ -219,11 +219,21 @@ class Group:
             change.expired += 1
 
     def count_attempt(
-        self, statistics: Statistics, used: Used, *, is_success: bool, queue_seconds: float
+        self,
+        kind: Kind,
+        used: Used,
+        *,
+        is_success: bool,
+        queue_seconds: float,
+        predicted: float,
+        high: float,
     ) -> None:
-        """Count an attempt that ended with an answer or a failure."""
+        """Count an attempt that ended with an answer or a failure, and judge its estimate."""
+        statistics = self.memory.statistics_of(kind)
         if is_success:
-            statistics.count(used.run_seconds)
+            lane = self.memory.lanes.get(kind.lane)
+            environment = None if lane is None else lane.environment
+            statistics.count(used.run_seconds, predicted, high, environment, self.now)
         else:
             statistics.failures += 1
         statistics.queue_seconds += max(queue_seconds, 0.0)
@@ -286,7 +296,7 @@ class Group:
             self.connection,
             "INSERT OR REPLACE INTO function_statistics (function, server, calls, failures,"
             " first_seconds, run_seconds, queue_seconds, install_seconds, import_seconds,"
-            " cpu_seconds, peak_bytes, histogram) VALUES {rows}",
+            " cpu_seconds, peak_bytes, histogram, accuracy, pace) VALUES {rows}",
             [
                 (
                     each.function,
@@ -301,6 +311,8 @@ class Group:
                     each.cpu_seconds,
                     each.peak_bytes,
                     each.histogram.to_bytes(),
+                    each.accuracy.to_bytes(),
+                    each.pace.to_bytes(),
                 )
                 for each in self.statistics
             ],

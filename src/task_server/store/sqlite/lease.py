@@ -166,6 +166,7 @@ def _running(group: Group, task: Queued, reply: int, secret: bytes) -> Running:
         started_at=max(group.now, task.submitted_at),
         reply=reply,
         predicted=task.predicted,
+        predicted_high=task.predicted_high,
         is_short=high is not None,
         high=high or 0.0,
         requires=requires,

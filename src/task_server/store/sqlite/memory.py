@@ -63,6 +63,7 @@ class Running(Struct):
     started_at: float
     reply: int
     predicted: float
+    predicted_high: float = 0.0
     is_short: bool = False
     high: float = 0.0
     """Predicted p90 in seconds, of a short function."""
@@ -247,7 +248,7 @@ class Memory:
         rows = self.connection.execute(
             "SELECT f.function, f.owner, f.distribution, f.name, s.calls, s.failures,"
             " s.first_seconds, s.run_seconds, s.queue_seconds, s.install_seconds,"
-            " s.import_seconds, s.cpu_seconds, s.peak_bytes, s.histogram"
+            " s.import_seconds, s.cpu_seconds, s.peak_bytes, s.histogram, s.accuracy, s.pace"
             " FROM functions f LEFT JOIN function_statistics s USING (function)"
         )
         for function, owner, distribution, name, *kept in rows:

@@ -129,8 +129,8 @@ def _read_sessions(memory: Memory) -> None:
 def _read_running(memory: Memory) -> None:
     rows = memory.connection.execute(
         "SELECT t.session, t.number, t.id, t.kind, t.attempt, t.secret, t.batch, t.position,"
-        " t.submitted_at, t.started_at, t.reply, t.predicted, ifnull(t.payload, p.data),"
-        " ifnull(x.crashes, 0)"
+        " t.submitted_at, t.started_at, t.reply, t.predicted, t.predicted_high,"
+        " ifnull(t.payload, p.data), ifnull(x.crashes, 0)"
         " FROM tasks t LEFT JOIN payloads p ON p.number = t.number AND p.part = 0"
         " LEFT JOIN task_extras x ON x.number = t.number"
         " WHERE t.state = 2 ORDER BY t.reply, t.number"
@@ -138,7 +138,7 @@ def _read_running(memory: Memory) -> None:
     for row, number, task, kind_number, attempt, secret, *rest in rows:
         kind = memory.kind_numbered(kind_number)
         session = memory.sessions_by_row[row]
-        batch, position, submitted_at, started_at, reply, predicted, payload, crashes = rest
+        batch, position, submitted_at, started_at, reply, *estimate, payload, crashes = rest
         statistics = memory.statistics_of(kind)
         requires = memory.lanes[kind.lane].requires
         has_slot_alone = crashes or (requires is not None and requires.takes)
@@ -154,7 +154,8 @@ def _read_running(memory: Memory) -> None:
             submitted_at=submitted_at,
             started_at=started_at,
             reply=reply,
-            predicted=predicted,
+            predicted=estimate[0],
+            predicted_high=estimate[1],
             is_short=is_short,
             high=statistics.price().p90 if is_short else 0.0,
             requires=requires,
