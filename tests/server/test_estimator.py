@@ -100,6 +100,40 @@ async def test_a_total_of_many_calls_is_between_those_of_its_calls(tmp_path: Pat
     assert total["p50"] == pytest.approx(300.0, rel=0.5)
 
 
+async def test_etas_are_simulated_on_the_fleet(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)  # two slots
+        await ran(app, worker, [1000, 8000] * 15)
+        await learned(app, calls=30)
+        tasks = [task(1000)] * 4 + [task(8000)]
+
+        asked = (await app.ask("POST", "/v1/estimates", tasks)).json["eta"]
+        batch = (await app.ask("POST", "/v1/tasks", tasks)).json["batch"]
+        at_first = (await app.ask("GET", f"/v1/batches/{batch}")).json
+
+    # The long one alone takes as long: a total over two slots would say 6 s.
+    assert asked["p50"] == pytest.approx(8.0, rel=0.2)
+    assert asked["p10"] <= asked["p50"] <= asked["p90"]
+    assert at_first["eta"]["p50"] == pytest.approx(8.0, rel=0.2)
+    assert at_first["core_seconds"]["p50"] == pytest.approx(12.0, rel=0.2)
+
+
+async def test_a_batchs_eta_follows_what_runs(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        await ran(app, worker, [1000, 8000] * 15)
+        await learned(app, calls=30)
+        batch = (await app.ask("POST", "/v1/tasks", [task(8000)] * 2)).json["batch"]
+        await worker.take(2)
+        clock = app.state.clock
+        app.state.clock = lambda: clock() + 60.0
+
+        outlived = (await app.ask("GET", f"/v1/batches/{batch}")).json
+
+    assert outlived["counts"]["running"] == 2
+    assert outlived["eta"]["p50"] > 20.0
+
+
 async def test_what_the_client_says_of_a_pickle_is_learned_from(tmp_path: Path) -> None:
     def pickled(rows: float) -> dict[str, Any]:
         call = {"encoding": "pickle", "data": "gAQp"}
@@ -153,9 +187,9 @@ async def test_what_was_learned_is_there_after_a_restart(tmp_path: Path) -> None
 
     async with application(tmp_path, model="on") as app:
         await ran(app, await joined(app), [100])
-        after = await learned(app, calls=1)
+        after = await learned(app, calls=before["basis"]["calls"] + 1)
 
-    assert after["basis"]["calls"] == before["basis"]["calls"] + 1
+    assert after["basis"]["calls"] == 25
 
 
 async def test_every_call_is_learned_once_though_the_estimator_is_killed(

@@ -92,6 +92,12 @@ class Effects:
                 steady += found[2] / (found[3] + shrink)
         return recent, steady
 
+    def of_worker(self, worker: str) -> float:
+        """What a call takes longer there than elsewhere: log seconds, 0 for an unknown worker."""
+        key = (_WORKER, worker, "", "")
+        found = self._sums.get(key) or self._older.get(key)
+        return 0.0 if found is None else found[0] / (found[1] + _SHRINK[_WORKER])
+
     def learn(self, keys: Sequence[Key], value: float) -> None:
         """Fold in a call that took `value` log seconds."""
         recent = steady = value

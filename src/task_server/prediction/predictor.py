@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ TIMEOUT_LEVEL = 0.75
 """What a call that ran out of time is taken to need: that quantile of what is above the limit."""
 BEYOND_ALL = 1.5
 """Times the limit, where that is beyond all that was expected."""
+SLOWEST = 2.0
+"""Log of how many times slower or faster a worker is taken to be, at most."""
 FIRST_CALLS = 200
 """First calls of functions, remembered for the next function's first."""
 
@@ -129,6 +132,11 @@ class Predictor:
         """How far off its medians were, for a function's last calls: 1.3 is by 30 % either way."""
         experts = self.functions.get(function)
         return None if experts is None else experts.history.error_factor()
+
+    def slowness(self, worker: str) -> float:
+        """How many times as long as on an average worker calls took on this one."""
+        effect = self.effects.of_worker(worker)
+        return math.exp(min(max(effect, -SLOWEST), SLOWEST))
 
     def failures(self, function: str) -> float:
         """The share of a function's calls that failed, of late."""

@@ -33,16 +33,16 @@ def total_seconds(
     return found
 
 
-def draw(estimates: Estimates, functions: Sequence[str]) -> Floats:
-    """Possible times of all calls: DRAWS x calls, seconds."""
+def draw(estimates: Estimates, functions: Sequence[str], draws: int = DRAWS) -> Floats:
+    """Possible times of all calls: draws x calls, seconds."""
     random = np.random.default_rng(SEED)
     numbers: dict[str, int] = {}
     which = np.array([numbers.setdefault(each, len(numbers)) for each in functions], np.intp)
     alone = 1.0 - TOGETHER - OF_A_FUNCTION
     deviates = (
-        random.standard_normal((DRAWS, 1)) * TOGETHER**0.5
-        + random.standard_normal((DRAWS, len(numbers)))[:, which] * OF_A_FUNCTION**0.5
-        + random.standard_normal((DRAWS, len(which))) * alone**0.5
+        random.standard_normal((draws, 1)) * TOGETHER**0.5
+        + random.standard_normal((draws, len(numbers)))[:, which] * OF_A_FUNCTION**0.5
+        + random.standard_normal((draws, len(which))) * alone**0.5
     )
     levels = _normal(deviates * WIDER)
     around = estimates.around

@@ -30,6 +30,7 @@ from task_server.server.bodies import Bodies
 from task_server.server.clock import Clock
 from task_server.server.descriptors import Descriptors
 from task_server.server.estimator.process import EstimatorProcess
+from task_server.server.etas import BatchEtas
 from task_server.server.routing import Edge
 from task_server.server.service.orders import OrderBook
 from task_server.server.service.refresh import Refreshes
@@ -137,6 +138,7 @@ async def running(
             keep=keep_refreshed,
             is_shared=is_postgres(settings.database_url),
         ),
+        etas=BatchEtas(clock),
         estimator=EstimatorProcess(is_on=settings.model == "on"),
         keep=Keep(
             settings.keep_read_seconds, settings.keep_unread_seconds, settings.keep_failed_seconds

@@ -12,6 +12,7 @@ from task_server.server.access import Access
 from task_server.server.bodies import Bodies
 from task_server.server.descriptors import Descriptors
 from task_server.server.estimator.process import EstimatorProcess
+from task_server.server.etas import BatchEtas
 from task_server.server.service.orders import OrderBook
 from task_server.server.service.refresh import Refreshes
 from task_server.server.service.uploads import Uploads
@@ -44,6 +45,7 @@ class State(Struct):
     policy: Policy
     refreshes: Refreshes
     estimator: EstimatorProcess
+    etas: BatchEtas
     keep: Keep
     """How long ended tasks are kept."""
     default_python: str

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from task_server.store.records.calls import OpenCall
     from task_server.store.records.learning import EndedAttempt
     from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
 
@@ -29,6 +30,12 @@ class LearningStore(Protocol):
 
         Tasks whose retention is over, that were cancelled or never ran, are not among them.
         """
+
+    async def waiting_calls(self, batch: int, positions: Collection[int]) -> list[OpenCall]:
+        """Of these members of a batch those that wait."""
+
+    async def running_calls(self, batch: int) -> list[OpenCall]:
+        """The members of a batch that run."""
 
     # ---- the model that is kept
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from task_server.store.records import learning, models
+from task_server.store.records import calls, learning, models
+from task_server.store.records.calls import OpenCall
 from task_server.store.records.learning import EndedAttempt
 from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
 from task_server.store.records.sql import Lends
@@ -34,6 +35,14 @@ class Learning:
     async def ended_attempts(self: Lends, server: int, places: Sequence[int]) -> list[EndedAttempt]:
         """See `Store.ended_attempts`."""
         return await self.read(lambda rows: learning.ended(rows, server, places))
+
+    async def waiting_calls(self: Lends, batch: int, positions: Collection[int]) -> list[OpenCall]:
+        """See `Store.waiting_calls`."""
+        return await self.read(lambda rows: calls.waiting_at(rows, batch, positions))
+
+    async def running_calls(self: Lends, batch: int) -> list[OpenCall]:
+        """See `Store.running_calls`."""
+        return await self.read(lambda rows: calls.running_of(rows, batch))
 
     async def model_version(self: Lends) -> int:
         """See `Store.model_version`."""

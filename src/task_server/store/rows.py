@@ -76,6 +76,8 @@ class BatchRow(Struct):
     expired: int
     purged: int = 0
     """Of those that ended, how many are no longer given out."""
+    in_order: bool = False
+    """It starts in submit order."""
     running: int = 0
     delayed: int = 0
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
+import numpy as np
+
+from task_server.prediction import fleet as fleets
+from task_server.prediction.fleet import drawn, left_of_own, makespans
+from task_server.prediction.history import Floats
 from task_server.prediction.intervals import LEVELS
-from task_server.prediction.predictor import Predictor
+from task_server.prediction.predictor import Estimates, Predictor
 from task_server.prediction.saving import (
     Unreadable,
     load_function,
@@ -14,15 +20,17 @@ from task_server.prediction.saving import (
     save_function,
     save_shared,
 )
-from task_server.prediction.totals import total_seconds
+from task_server.prediction.totals import draw
 from task_server.server.estimator.arguments import call_of
 from task_server.server.estimator.messages import (
     Ask,
     Basis,
+    Fleet,
     Known,
     Learn,
     Learned,
     Load,
+    Range,
     Reply,
     Request,
     Sample,
@@ -32,7 +40,9 @@ from task_server.server.estimator.messages import (
 )
 
 _SHOWN = [int(abs(LEVELS - level).argmin()) for level in (0.1, 0.5, 0.9, 0.99)]
-_TOTAL = (0.1, 0.5, 0.9)
+_HIGH = _SHOWN[2]
+MAXIMUM_SLOTS = 1024
+"""More are not told apart: such fleets have many batches at once."""
 
 
 class Learner:
@@ -81,13 +91,37 @@ class Learner:
     def _tell(self, request: Ask) -> Told:
         calls = [call_of(request.known[index], arguments) for index, arguments in request.calls]
         estimates = self._predictor.estimate(calls)
-        low, middle, high = total_seconds(estimates, [call.function for call in calls], _TOTAL)
+        total, eta = self._together(request, estimates, [call.function for call in calls])
         return Told(
             [tuple(row) for row in estimates.quantiles()[:, _SHOWN].tolist()],
-            (float(low), float(middle), float(high)),
+            total,
+            eta,
             [self._basis(known) for known in request.known],
             len(self._predictor.functions),
         )
+
+    def _together(
+        self, request: Ask, estimates: Estimates, functions: Sequence[str]
+    ) -> tuple[Range, Range | None]:
+        """Of all calls: core-seconds, and seconds until they are done."""
+        fleet = None if request.fleet is None else self._fleet(request.fleet)
+        slots = 1 if fleet is None else len(fleet.factors)
+        times = draw(estimates, functions, drawn(len(functions), slots))
+        stands_for = request.count / max(len(functions), 1)
+        work = times.sum(axis=1) * stands_for
+        if fleet is None:
+            return _range(work), None
+        total = _range(work + left_of_own(fleet, len(work)))
+        if not request.in_order:
+            highest = estimates.medians + estimates.around[:, _HIGH]
+            times = times[:, np.argsort(-highest, kind="stable")]
+        return total, _range(makespans(times, fleet, stands_for=stands_for))
+
+    def _fleet(self, told: Fleet) -> fleets.Fleet:
+        factors = [
+            self._predictor.slowness(worker) for worker, slots in told.slots for _ in range(slots)
+        ]
+        return fleets.Fleet(factors[:MAXIMUM_SLOTS], told.running, told.own, told.ahead)
 
     # ---- keeping what was learned
 
@@ -119,3 +153,8 @@ class Learner:
 
     def _basis(self, known: Known) -> Basis:
         return Basis(self._predictor.calls(known.name), self._predictor.error_factor(known.name))
+
+
+def _range(draws: Floats) -> Range:
+    low, middle, high = np.quantile(draws, (0.1, 0.5, 0.9)).tolist()
+    return (low, middle, high)

@@ -59,12 +59,35 @@ class Learned(Struct, tag=True):
     """Function -> how many of its calls were learned from by now, of those in the samples."""
 
 
+Range = tuple[float, float, float]
+"""p10, p50 and p90 in seconds."""
+
+
+class Fleet(Struct, array_like=True, frozen=True):
+    """Who will do the work, and what they have to do first."""
+
+    slots: list[tuple[str, int]]
+    """Worker and number of its slots."""
+    running: list[Range]
+    """What is left of the calls that run."""
+    own: int
+    """How many of these, the first, belong to what is asked about."""
+    ahead: Range
+    """Core-seconds of work that waits and goes first."""
+
+
 class Ask(Struct, tag=True):
     """How long will these calls take?"""
 
     known: list[Known]
     calls: list[tuple[int, Arguments]]
     """Which of `known`, and its arguments."""
+    count: int
+    """For how many calls these stand."""
+    in_order: bool = False
+    """They start in this order; else the long ones first."""
+    fleet: Fleet | None = None
+    """None: nobody is there to do it, or only the calls are of interest."""
 
 
 class Basis(Struct, array_like=True):
@@ -81,8 +104,10 @@ class Told(Struct, tag=True):
 
     quantiles: list[tuple[float, float, float, float]]
     """p10, p50, p90 and p99 of each call in seconds."""
-    total: tuple[float, float, float]
-    """p10, p50 and p90 of all calls together in core-seconds."""
+    total: Range
+    """Of all calls together, in core-seconds."""
+    eta: Range | None
+    """Until all are done on the fleet."""
     bases: list[Basis]
     """One a function asked of."""
     functions: int

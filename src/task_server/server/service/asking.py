@@ -5,6 +5,7 @@ from __future__ import annotations
 from task_server.protocol.tasks import CallEstimate, Estimate, Quantiles
 from task_server.server.estimator.messages import Told
 from task_server.server.service import estimate, model
+from task_server.server.service.fleet import fleet_for
 from task_server.server.service.requests import Body
 from task_server.server.state import State
 
@@ -14,14 +15,20 @@ async def asked(state: State, read: Body, *, lists_calls: bool) -> Estimate:
     counts = [0] * len(read.specs)
     for task in read.tasks:
         counts[task.spec] += 1
+    prices = [estimate.price_of(state, spec) for spec in read.specs]
     found = await estimate.of_submit(
         state,
         read.specs,
-        [estimate.price_of(state, spec) for spec in read.specs],
+        prices,
         counts,
         calls=[task.spec for task in read.tasks] if lists_calls else None,
     )
-    told = await model.tell(state, read, lists_calls=lists_calls)
+    own = [
+        estimate.Pile(count, price, state.store.statistics(spec.function_key))
+        for spec, price, count in zip(read.specs, prices, counts, strict=True)
+    ]
+    fleet = await fleet_for(state, own=own)
+    told = await model.tell(state, read, lists_calls=lists_calls, fleet=fleet)
     if told is not None:
         _correct(state, found, read, told, lists_calls=lists_calls)
     return found
@@ -31,8 +38,9 @@ def _correct(state: State, found: Estimate, read: Body, told: Told, *, lists_cal
     """Put what the model told in the place of what the table said."""
     if lists_calls:
         found.calls = _calls(state, read, told)
-    scale = len(read.tasks) / len(told.quantiles)
-    found.total.core_seconds = Quantiles(*(seconds * scale for seconds in told.total))
+    found.total.core_seconds = Quantiles(*told.total)
+    if told.eta is not None:
+        found.eta = Quantiles(*told.eta)
 
 
 def _calls(state: State, read: Body, told: Told) -> list[CallEstimate]:

@@ -15,7 +15,7 @@ from task_server.protocol.tasks import (
     Quantiles,
     TaskEstimate,
 )
-from task_server.scheduling.histogram import BINS, seconds_at
+from task_server.scheduling.remaining import remaining
 from task_server.scheduling.statistics import Price, Statistics, guess
 from task_server.scheduling.totals import Ahead, Sum
 from task_server.server.estimator.messages import Basis as ModelBasis
@@ -104,28 +104,10 @@ async def open_piles(state: State, owner: int | None) -> list[Pile]:
     running = []
     for kind, started_at in await state.store.running(owner):
         pile = pile_of(state, kind, 0.0)
-        left = remaining(pile.price, pile.statistics, now - started_at)
+        _, left, _ = remaining(pile.price, pile.statistics, now - started_at)
         pile.count = left / pile.price.p50 if pile.price.p50 else 0.0
         running.append(pile)
     return waiting + running
-
-
-def remaining(price: Price, known: Statistics | None, elapsed: float) -> float:
-    """Median seconds left of a call that runs since `elapsed`: a prediction outlived is corrected.
-
-    Of the calls that took longer than that, half have ended after this; without any such call, as
-    long again as it took.
-    """
-    if known is None or not known.calls:
-        return max(price.p50 - elapsed, elapsed)
-    counts = known.histogram.counts
-    longer = [i for i in range(BINS) if counts[i] and seconds_at(i + 0.5) > elapsed]
-    half = sum(counts[i] for i in longer) / 2
-    for index in longer:
-        half -= counts[index]
-        if half <= 0:
-            return seconds_at(index + 0.5) - elapsed
-    return elapsed
 
 
 async def ahead(state: State) -> Ahead:

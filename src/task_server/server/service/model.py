@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from task_server.environments.lock import parse_lock
-from task_server.server.estimator.messages import Arguments, Ask, Known, Told
+from task_server.server.estimator.messages import Arguments, Ask, Fleet, Known, Told
 from task_server.server.service.requests import Body, Read
 from task_server.server.state import State
 from task_server.store.contract import FunctionKey, KindSpec
+from task_server.store.records.calls import OpenCall
 from task_server.store.records.learning import ARGUMENTS_BYTES
+
+T = TypeVar("T")
 
 ASK_SECONDS = 2.0
 """Whoever asks has the table's estimate after that."""
@@ -19,31 +23,45 @@ SAMPLED_CALLS = 1000
 """Of more calls that are not listed, so many stand for all."""
 
 
-async def tell(state: State, read: Body, *, lists_calls: bool) -> Told | None:
+async def tell(state: State, read: Body, *, lists_calls: bool, fleet: Fleet | None) -> Told | None:
     """Estimates of a body's tasks; None when the model cannot tell them better than the table.
 
     Of many tasks that are not listed some stand for all, evenly spread.
     """
     if not state.estimator.is_on:
         return None
-    tasks = read.tasks if lists_calls else sampled(read.tasks)
+    tasks = read.tasks if lists_calls else sampled(read.tasks, SAMPLED_CALLS)
     known = [await known_of(state, spec) for spec in read.specs]
-    calls = [(task.spec, arguments_of(task)) for task in tasks]
-    seconds = ASK_SECONDS + CALL_SECONDS * len(calls)
-    told = await state.estimator.ask(Ask(known, calls), seconds=seconds)
+    ask = Ask(
+        known,
+        [(task.spec, arguments_of(task)) for task in tasks],
+        count=len(read.tasks),
+        in_order=read.batch is not None and read.batch.order == "submit",
+        fleet=fleet,
+    )
+    return await ask_of(state, ask, read.specs)
+
+
+async def ask_of(state: State, ask: Ask, specs: Sequence[KindSpec]) -> Told | None:
+    """What it is told; `specs` are those of its functions.
+
+    None while the estimator is away, knows nothing, or has not learned yet of what the table knows.
+    """
+    seconds = ASK_SECONDS + CALL_SECONDS * len(ask.calls)
+    told = await state.estimator.ask(ask, seconds=seconds)
     if not isinstance(told, Told) or not told.functions:
         return None
     is_behind = any(
         not basis.calls and _has_run(state, spec)
-        for basis, spec in zip(told.bases, read.specs, strict=True)
+        for basis, spec in zip(told.bases, specs, strict=True)
     )
     return None if is_behind else told
 
 
-def sampled(tasks: Sequence[Read]) -> list[Read]:
-    """At most SAMPLED_CALLS of them."""
-    step = max(len(tasks) / SAMPLED_CALLS, 1.0)
-    return [tasks[int(index * step)] for index in range(min(len(tasks), SAMPLED_CALLS))]
+def sampled(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of them, evenly spread."""
+    step = max(len(items) / most, 1.0)
+    return [items[int(index * step)] for index in range(min(len(items), most))]
 
 
 def _has_run(state: State, spec: KindSpec) -> bool:
@@ -68,6 +86,17 @@ def arguments_of(task: Read) -> Arguments:
     """A task's arguments."""
     is_small = task.large is None and task.size <= ARGUMENTS_BYTES
     return Arguments(task.payload if is_small else b"", task.size, task.features)
+
+
+async def known_call(state: State, call: OpenCall) -> Known:
+    """The function of a stored call."""
+    versions = await versions_of(state, call.spec, call.environment)
+    return Known(call.function, name_of(call.spec.function_key), versions)
+
+
+def arguments_of_call(call: OpenCall) -> Arguments:
+    """A stored call's arguments."""
+    return Arguments(call.payload or b"", call.size, call.features)
 
 
 def name_of(key: FunctionKey) -> str:

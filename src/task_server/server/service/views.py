@@ -10,7 +10,9 @@ from msgspec import Raw
 
 from task_server.protocol import ids
 from task_server.protocol.tasks import BatchView, Error, PastView, Resolved, TaskView
+from task_server.server.etas import Left
 from task_server.server.service import estimate, model
+from task_server.server.service.batch_eta import left_of
 from task_server.server.state import State
 from task_server.store.contract import Ended, KindSpec, Used
 from task_server.store.rows import AnswerRow, BatchRow, PastOutcome, TaskRow
@@ -151,9 +153,7 @@ async def batch_view(state: State, row: BatchRow) -> BatchView:
         "expired": row.expired,
     }
     whole = max(row.total, row.expected or 0)
-    piles = await _left_of_batch(state, row)
-    left = estimate.sum_of(piles)
-    longest = max((pile.price.p50 for pile in piles), default=0.0)
+    left = await _left_of_batch(state, row)
     return BatchView(
         id=ids.to_text(row.id),
         name=row.name,
@@ -162,12 +162,19 @@ async def batch_view(state: State, row: BatchRow) -> BatchView:
         expected=row.expected,
         counts=counts,
         progress=row.ended / whole if whole else float(not row.is_open),
-        core_seconds=left.quantiles(),
-        eta=estimate.eta(left, await estimate.slots(state), longest=longest),
+        core_seconds=left.core_seconds,
+        eta=left.eta,
     )
 
 
-async def _left_of_batch(state: State, row: BatchRow) -> list[estimate.Pile]:
-    if row.ended == row.total:
-        return []
-    return [estimate.pile_of(state, *each) for each in await state.store.batch_kinds(row.batch)]
+async def _left_of_batch(state: State, row: BatchRow) -> Left:
+    """By the model where it can tell, else by the table."""
+    open_kinds = [] if row.ended == row.total else await state.store.batch_kinds(row.batch)
+    found = await left_of(state, row, open_kinds)
+    if found is not None:
+        return found
+    piles = [estimate.pile_of(state, *each) for each in open_kinds]
+    work = estimate.sum_of(piles)
+    longest = max((pile.price.p50 for pile in piles), default=0.0)
+    eta = estimate.eta(work, await estimate.slots(state), longest=longest)
+    return Left(state.clock(), row.ended, work.quantiles(), eta)

@@ -23,7 +23,7 @@ async def find(rows: Rows, identifier: bytes, owner: int | None) -> BatchRow | N
     row = await first(
         rows,
         "SELECT batch, id, owner, name, is_open, expected, total, succeeded, failed, cancelled,"
-        " expired, purged FROM batch_progress WHERE id = ? AND (owner = ? OR ?)",
+        " expired, purged, in_order FROM batch_progress WHERE id = ? AND (owner = ? OR ?)",
         identifier,
         owner,
         owner is None,
@@ -31,7 +31,7 @@ async def find(rows: Rows, identifier: bytes, owner: int | None) -> BatchRow | N
     if row is None:
         return None
     found = BatchRow(*row)
-    found.is_open = bool(found.is_open)
+    found.is_open, found.in_order = bool(found.is_open), bool(found.in_order)
     # The plus keeps the batch's index out: few tasks run, a batch may have a million.
     running = "SELECT count(*) FROM tasks WHERE state = 2 AND +batch = ?"
     delayed = (
