@@ -386,7 +386,10 @@ def test_map_prints_an_answer_for_each_line(use: Use, capsys: Out, tmp_path: Pat
 def test_estimate_says_when_it_guesses(use: Use, capsys: Out) -> None:
     use(lambda request: reply(200, ESTIMATE))
     run(["estimate", "m:f", "1"])
-    assert capsys.readouterr().out == "2 ms, most likely 1-3 ms\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "2 ms, most likely 1-3 ms",
+        "99 of 100 take at most 5 ms; from 7 calls, off by a factor of 1.2 so far",
+    ]
 
     total = {**ESTIMATE["total"], "unknown_tasks": 1}  # type: ignore[dict-item]
     use(lambda request: reply(200, {**ESTIMATE, "calls": [], "total": total}))
@@ -415,3 +418,39 @@ def test_without_typer_it_says_what_to_install() -> None:
 
     assert ran.returncode == 2
     assert "pip install 'task-server[all]'" in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_estimate_takes_a_file_of_calls_and_tells_what_more_slots_would_buy(
+    use: Use, capsys: Out, tmp_path: Path
+) -> None:
+    file = tmp_path / "calls.ndjson"
+    file.write_text('[1, 2]\n{"x": 3}\n')
+    on_slots = [
+        {"slots": 1, "eta": {"p10": 40.0, "p50": 50.0, "p90": 60.0}},
+        {"slots": 2, "eta": {"p10": 20.0, "p50": 25.0, "p90": 30.0}},
+    ]
+    told = {**ESTIMATE, "eta_by_slots": on_slots, "memory_bytes": 2**20, "install_seconds": 0.6}
+    transport = use(lambda request: reply(200, told))
+
+    assert run(["estimate", "m:f", "--from", str(file)]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        "2 ms, most likely 1-3 ms",
+        "done in 40-60 s on 1 slot",
+        "done in 20-30 s on 2 slots",
+        "up to 1 MiB of memory",
+        "0.6 s to install what it needs",
+    ]
+    (body,) = transport.bodies("POST", "/v1/estimates")
+    assert body["tasks"] == [{"args": [1, 2]}, {"args": [], "kwargs": {"x": 3}}]
+
+
+@pytest.mark.parametrize("arguments", [["1", "--from", "-"], ["--from", "/no/such/file"]])
+def test_estimates_from_what_is_no_file_of_calls_are_refused(
+    use: Use, capsys: Out, arguments: list[str]
+) -> None:
+    use(lambda request: reply(200, ESTIMATE))
+
+    assert run(["estimate", "m:f", *arguments]) == 2
+
+    assert "--from" in capsys.readouterr().err

@@ -447,6 +447,28 @@ def test_an_estimate_of_many_is_a_sum_with_an_eta() -> None:
     assert body["tasks"] == [{"args": [0]}, {"args": [1]}, {"args": [2]}]
 
 
+def test_an_estimate_of_a_long_generator_is_asked_for_in_portions() -> None:
+    core_seconds = {"p10": 40.0, "p50": 80.0, "p90": 120.0}
+    eta = {"p10": 10.0, "p50": 20.0, "p90": 30.0}
+    told = {
+        "calls": ESTIMATE["calls"],
+        "total": {"core_seconds": core_seconds, "unknown_tasks": 1},
+        "eta": eta,
+        "memory_bytes": 7,
+        "eta_by_slots": [{"slots": 4, "eta": eta}, {"slots": 8, "eta": eta}],
+    }
+    client, transport = scripted(lambda request: reply(200, told))
+
+    estimate = client.estimate_map("m:f", iter(range(45_000)))
+
+    sizes = [len(body["tasks"]) for body in transport.bodies("POST", "/v1/estimates")]
+    assert sizes == [20_000, 20_000, 5_000]
+    assert (estimate.p50, estimate.unknown_tasks, estimate.memory_bytes) == (240.0, 3, 7)
+    assert estimate.eta is not None and estimate.eta.p50 == 20.0 + 160.0 / 4
+    assert [each.eta.p50 for each in estimate.eta_by_slots] == [60.0, 40.0]
+    assert estimate.calls == []
+
+
 def test_put_stores_a_value_once() -> None:
     client, transport = scripted(lambda request: reply(201, {}))
 

@@ -171,3 +171,38 @@ async def test_the_accuracy_is_there_after_a_restart(tmp_path: Path) -> None:
 
 async def test_a_function_that_was_never_called_has_no_accuracy(app: App) -> None:
     await app.refused(404, "GET", "/v1/functions/math:sqrt/accuracy")
+
+
+async def test_an_estimate_tells_what_more_slots_would_buy(app: App) -> None:
+    await ran(app, 0.5, times=20)
+
+    told = (await app.ask("POST", "/v1/estimates", [TASK] * 2000)).json
+
+    slots = [each["slots"] for each in told["eta_by_slots"]]
+    etas = [each["eta"]["p50"] for each in told["eta_by_slots"]]
+    assert slots == [2, 4, 8]
+    assert etas[0] == told["eta"]["p50"] == pytest.approx(500.0, rel=0.1)
+    assert etas[1] == pytest.approx(etas[0] / 2) and etas[2] == pytest.approx(etas[0] / 4)
+
+
+async def test_more_slots_do_not_shorten_a_single_call(app: App) -> None:
+    await ran(app, 0.5, times=20)
+
+    told = (await app.ask("POST", "/v1/estimates", TASK)).json
+
+    assert len({each["eta"]["p50"] for each in told["eta_by_slots"]}) == 1
+
+
+async def test_without_workers_an_estimate_tells_what_the_first_slots_would_do(app: App) -> None:
+    told = (await app.ask("POST", "/v1/estimates", [TASK] * 100)).json
+
+    assert told["eta"] is None
+    assert [each["slots"] for each in told["eta_by_slots"]] == [1, 2, 4]
+    p50s = [each["eta"]["p50"] for each in told["eta_by_slots"]]
+    assert p50s == [100.0, 50.0, 25.0]
+
+
+async def test_a_submit_does_not_tell_what_more_slots_would_buy(app: App) -> None:
+    told = (await app.ask("POST", "/v1/tasks", [TASK] * 3)).json
+
+    assert "eta_by_slots" not in told["estimate"]

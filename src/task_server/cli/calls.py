@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from task_server.cli.estimates import in_words
 from task_server.cli.exits import TASK_FAILED
 from task_server.cli.output import Format, Output, as_row, note, show_one
 from task_server.client import requests
@@ -170,20 +171,34 @@ def estimate(
     function: FunctionName,
     arguments: ArgumentTexts = None,
     keywords: Keywords = None,
+    from_file: Annotated[
+        Path | None, typer.Option("--from", metavar="FILE.ndjson", help="Many calls; - for stdin.")
+    ] = None,
     package: Packages = None,
     python: Python = None,
     requirements: Requirements = None,
     script: Script = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Predict how long a call would run, without running it."""
-    args, kwargs = _arguments(arguments, keywords)
+    """Predict how long a call would run, or many: nothing is run.
+
+    A line of FILE.ndjson is a call, as for map. Example: seq 1 1000 | task-server estimate
+    math:factorial --from -
+    """
     client = Client().options(python=python).options(**files(requirements, script))
-    remote = client.function(function, package=_named(package))
-    told = remote.estimate(*args, **kwargs)
+    if from_file is None:
+        args, kwargs = _arguments(arguments, keywords)
+        told = client.function(function, package=_named(package)).estimate(*args, **kwargs)
+    elif arguments or keywords:
+        raise typer.BadParameter("either arguments or --from", param_hint="--from")
+    else:
+        calls = _calls(_lines(from_file, "--from"))
+        try:
+            told = client.estimate_all(function, calls, package=_named(package))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--from") from None
     if output is Format.TABLE:
-        guess = "" if told.known else " (a guess: nothing of this function was seen yet)"
-        print(f"{duration(told.p50)}, most likely {span(told.p10, told.p90)}{guess}")
+        print("\n".join(in_words(told)))
     else:
         show_one(as_row(told), output)
 

@@ -10,11 +10,12 @@ import msgspec
 
 from task_server.client import requests
 from task_server.client.batch import Batch
-from task_server.client.estimate import Estimate, estimate_of, sum_of
+from task_server.client.estimate import Estimate, estimate_of, joined, sum_of
 from task_server.client.future import Future
 from task_server.client.payloads import encode_arguments
 from task_server.client.session import LONGEST_WAIT, Session
 from task_server.client.submission import (
+    CALLS_AN_ESTIMATE,
     Arguments,
     Call,
     chunks_of,
@@ -101,10 +102,14 @@ class Caller:
 
     def estimate_all(self, call: Call, calls: Iterable[Arguments]) -> Estimate:
         """What many calls would take together."""
-        items = [item for item, _ in items_of(call, calls, with_ids=False)]
-        if not items:
+        found: Estimate | None = None
+        given = items_of(call, calls, with_ids=False)
+        for items, _ in chunks_of(given, most=CALLS_AN_ESTIMATE):
+            part = self._estimate(many(call, items, None), is_single=False)
+            found = part if found is None else joined(found, part)
+        if found is None:
             raise ValueError("there is nothing to estimate: no calls were given")
-        return self._estimate(many(call, items, None), is_single=False)
+        return found
 
     def future(self, task: str, estimate: Estimate | None = None) -> Future[Any]:
         """A future for a task that the server has."""

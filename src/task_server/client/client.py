@@ -143,7 +143,17 @@ class Client:
         version: str | None = None,
     ) -> Estimate:
         """How long `map` with the same iterables would run in all, and its ETA."""
-        calls = _zipped(iterables)
+        return self.estimate_all(function, _zipped(iterables), package=package, version=version)
+
+    def estimate_all(
+        self,
+        function: Function,
+        calls: Iterable[Arguments],
+        *,
+        package: str | list[str] | None = None,
+        version: str | None = None,
+    ) -> Estimate:
+        """Like `estimate_map`, for `(args, kwargs)` of each call; a generator is not held whole."""
         return self._caller.estimate_all(self._with_package(function, package, version), calls)
 
     def function(

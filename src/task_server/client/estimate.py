@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct
+from typing import TypeVar
+
+from msgspec import UNSET, Struct, structs
 
 from task_server.protocol import tasks as wire
-from task_server.protocol.tasks import Basis, CallEstimate, Quantiles
+from task_server.protocol.tasks import Basis, CallEstimate, EtaOnSlots, Quantiles
+
+N = TypeVar("N", int, float)
 
 
 class Estimate(Struct, frozen=True):
@@ -30,7 +34,9 @@ class Estimate(Struct, frozen=True):
     install_seconds: float | None
     memory_bytes: int | None
     calls: list[CallEstimate]
-    """One for each call, where the server sent them."""
+    """One for each call, where the server sent them: of up to a thousand."""
+    eta_by_slots: list[EtaOnSlots]
+    """On the slots there are, and on twice and four times as many; none for what was submitted."""
 
     @property
     def core_seconds(self) -> Quantiles:
@@ -55,6 +61,7 @@ def estimate_of(reply: wire.Estimate, *, single: bool) -> Estimate:
         install_seconds=reply.install_seconds,
         memory_bytes=reply.memory_bytes,
         calls=calls,
+        eta_by_slots=[] if reply.eta_by_slots is UNSET else reply.eta_by_slots,
     )
 
 
@@ -74,4 +81,38 @@ def sum_of(parts: list[Estimate]) -> Estimate:
         install_seconds=last.install_seconds,
         memory_bytes=last.memory_bytes,
         calls=[call for part in parts for call in part.calls],
+        eta_by_slots=last.eta_by_slots,
     )
+
+
+def joined(one: Estimate, other: Estimate) -> Estimate:
+    """One estimate for two parts of a batch of which nothing was submitted yet.
+
+    Each part's ETA is that of the part alone, behind what waits: the other's work comes on top. It
+    lists no calls, lest a generator's are all held.
+    """
+    both = sum_of([one, other])
+    slots = other.eta_by_slots[0].slots if other.eta_by_slots else 0
+    return structs.replace(
+        both,
+        eta=None if other.eta is None else _behind(other.eta, one, slots),
+        calls=[],
+        eta_by_slots=[
+            EtaOnSlots(each.slots, _behind(each.eta, one, each.slots))
+            for each in other.eta_by_slots
+        ],
+        install_seconds=_larger(one.install_seconds, other.install_seconds),
+        memory_bytes=_larger(one.memory_bytes, other.memory_bytes),
+    )
+
+
+def _behind(eta: Quantiles, work: Estimate, slots: int) -> Quantiles:
+    share = 1 / max(slots, 1)
+    return Quantiles(
+        eta.p10 + work.p10 * share, eta.p50 + work.p50 * share, eta.p90 + work.p90 * share
+    )
+
+
+def _larger(one: N | None, other: N | None) -> N | None:
+    known = [each for each in (one, other) if each is not None]
+    return max(known) if known else None

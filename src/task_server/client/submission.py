@@ -21,6 +21,7 @@ from task_server.client.payloads import (
 from task_server.protocol.ids import new_ids, to_text
 
 TASKS_A_REQUEST = 1000
+CALLS_AN_ESTIMATE = 20_000
 BYTES_A_REQUEST = 4 * 1024 * 1024
 
 Arguments = tuple[Sequence[Any], Mapping[str, Any]]
@@ -78,14 +79,14 @@ def items_of(
 
 
 def chunks_of(
-    items: Iterable[tuple[bytes, tuple[Content, ...]]],
+    items: Iterable[tuple[bytes, tuple[Content, ...]]], *, most: int = TASKS_A_REQUEST
 ) -> Iterator[tuple[list[bytes], list[Content]]]:
     """Items in portions that fit into one request each."""
     portion: list[bytes] = []
     contents: list[Content] = []
     size = 0
     for item, needed in items:
-        if portion and (len(portion) == TASKS_A_REQUEST or size + len(item) > BYTES_A_REQUEST):
+        if portion and (len(portion) == most or size + len(item) > BYTES_A_REQUEST):
             yield portion, contents
             portion, contents, size = [], [], 0
         portion.append(item)

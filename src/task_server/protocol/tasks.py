@@ -179,6 +179,13 @@ class CoreSeconds(Struct):
     unknown_tasks: int
 
 
+class EtaOnSlots(Struct):
+    """When all would be done on a number of slots."""
+
+    slots: int
+    eta: Quantiles
+
+
 class Estimate(Struct, omit_defaults=True):
     """Reply of `/v1/estimates`, and part of each submit's reply."""
 
@@ -188,6 +195,8 @@ class Estimate(Struct, omit_defaults=True):
     install_seconds: float | None = None
     memory_bytes: int | None = None
     calls: list[CallEstimate] | UnsetType = UNSET
+    eta_by_slots: list[EtaOnSlots] | UnsetType = UNSET
+    """On the slots there are, and on twice and four times as many; not in a submit's reply."""
 
 
 class Submitted(Struct):

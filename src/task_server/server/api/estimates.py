@@ -7,6 +7,7 @@ from task_server.server.http import NDJSON, Call, Reply, check_json, encode
 from task_server.server.routing import USER, Route
 from task_server.server.service import estimate
 from task_server.server.service.asking import asked
+from task_server.server.service.more_slots import eta_by_slots
 from task_server.server.service.submit import read_body
 from task_server.server.state import State
 
@@ -20,7 +21,11 @@ async def post(state: State, call: Call) -> Reply:
     body = await call.body(state.settings.body_bytes)
     read, _ = await read_body(state, call.caller, body, is_lines=is_lines)
     lists_calls = len(read.tasks) <= estimate.MAXIMUM_CALLS or "calls" in query
-    return Reply(encode(await asked(state, read, lists_calls=lists_calls)))
+    told = await asked(state, read, lists_calls=lists_calls)
+    calls = [call.p50 for call in told.calls or ()]
+    longest = max(calls or [estimate.price_of(state, spec).p50 for spec in read.specs])
+    told.eta_by_slots = await eta_by_slots(state, told, longest=longest)
+    return Reply(encode(told))
 
 
 ROUTES = [Route("POST", "/v1/estimates", post, USER)]
