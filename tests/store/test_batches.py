@@ -173,6 +173,22 @@ async def test_cancelling_a_batch_closes_it_and_ends_what_is_open(world: World) 
     assert await world.store.cancel_batch(1, opened.id) == 0
 
 
+async def test_what_has_not_started_of_a_batch_can_be_cancelled_alone(world: World) -> None:
+    opened = batch(is_open=True)
+    await world.store.open_batch(1, opened)
+    await world.submit(
+        *[new_task() for _ in range(3)], new_task(run_after=world.clock.now + 9), into=opened.id
+    )
+    worker = await world.worker()
+    (running,) = await worker.take(1)
+
+    assert await world.store.cancel_batch(1, opened.id, unstarted=True) == 3
+
+    row = await world.batch(opened.id)
+    assert (row.cancelled, row.running, row.is_open) == (3, 1, False)
+    assert await worker.report(succeeded(running)) == [200]
+
+
 async def test_only_its_owner_cancels_a_batch(world: World) -> None:
     made = batch()
     await world.submit(count=2, batch=made)

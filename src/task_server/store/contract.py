@@ -398,9 +398,12 @@ class Store(OrderStore, UpkeepStore, LearningStore, Protocol):
     async def close_batch(self, owner: int | None, batch: bytes) -> bool:
         """No more tasks come; False when there is no such batch of this owner."""
 
-    async def cancel_batch(self, owner: int | None, batch: bytes) -> int | None:
+    async def cancel_batch(
+        self, owner: int | None, batch: bytes, *, unstarted: bool = False
+    ) -> int | None:
         """Close a batch and cancel what is open of it; how many, None without such a batch.
 
+        With `unstarted` what runs goes on.
         A large batch takes several transactions: one that is refused half-way goes on when
         repeated.
         """

@@ -99,10 +99,12 @@ async def close(state: State, call: Call) -> Reply:
 
 
 async def cancel(state: State, call: Call) -> Reply:
-    """End what has not ended, and close it."""
-    call.query()
+    """End what has not ended, or has not started, and close it."""
+    only = call.query("only").get("only")
+    if only not in (None, "unstarted"):
+        raise Invalid("only is unstarted, or absent", field="only")
     batch = identifier(call.params["id"], "batch")
-    cancelled = await state.store.cancel_batch(call.caller.sees, batch)
+    cancelled = await state.store.cancel_batch(call.caller.sees, batch, unstarted=only is not None)
     if cancelled is None:
         raise absent(state, batch, "batch")
     row = await find(state, call)

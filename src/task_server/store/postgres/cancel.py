@@ -21,7 +21,8 @@ LIMIT = 10_000
 _CLOSE = """
 UPDATE batches SET is_open = 0 WHERE id = $1 AND (owner = $2 OR $2 IS NULL) RETURNING batch"""
 _OPEN_MEMBERS = """
-SELECT number FROM tasks WHERE batch = $1 AND state < 3 ORDER BY number + 0 LIMIT $2 FOR UPDATE"""
+SELECT number FROM tasks WHERE batch = $1 AND state < 3 AND state < $3
+ ORDER BY number + 0 LIMIT $2 FOR UPDATE"""
 _BEGIN_AGAIN = """
 UPDATE tasks t SET state = 0, secret = NULL, outcome = NULL, encoding = NULL, usage = NULL,
        n = NULL, ended_at = NULL, first_read = NULL, ready_at = $5, due_at = w.due_at,
@@ -64,8 +65,8 @@ def _status(row: FullRow | None) -> int:
     return transitions.cancel(row.state).status
 
 
-async def cancel_batch(group: Group, owner: int | None, batch: bytes) -> int | None:
-    """Close a batch and cancel what is open of it, up to LIMIT tasks; how many it were.
+async def cancel_batch(group: Group, owner: int | None, batch: bytes, below: State) -> int | None:
+    """Close a batch and cancel what is below a state, up to LIMIT tasks; how many it were.
 
     None when there is no such batch.
     """
@@ -74,7 +75,9 @@ async def cancel_batch(group: Group, owner: int | None, batch: bytes) -> int | N
         return None
     group.is_durable = True
     group.grown.add(closed[0][0])
-    numbers = [number for (number,) in await group.fetch(_OPEN_MEMBERS, closed[0][0], LIMIT)]
+    numbers = [
+        number for (number,) in await group.fetch(_OPEN_MEMBERS, closed[0][0], LIMIT, int(below))
+    ]
     rows = await read_locked(group, numbers)
     await _cancel(group, rows)
     return len(rows)

@@ -48,6 +48,7 @@ from task_server.store.postgres.upkeep import Upkeep
 from task_server.store.reading import Reads
 from task_server.store.records.sql import Rows, Work
 from task_server.store.rows import DatabaseHealth
+from task_server.store.states import State
 from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)
@@ -190,11 +191,14 @@ class PostgresStore(Groups, Following, Snapshots, Upkeep, Reads):
         """See `Store.close_batch`."""
         return await self._do(lambda group: cancels.close_batch(group, owner, batch))
 
-    async def cancel_batch(self, owner: int | None, batch: bytes) -> int | None:
-        """Close a batch and cancel what is open of it; how many, None without such a batch."""
+    async def cancel_batch(
+        self, owner: int | None, batch: bytes, *, unstarted: bool = False
+    ) -> int | None:
+        """See `Store.cancel_batch`."""
+        below = State.RUNNING if unstarted else State.SUCCEEDED
         total = 0
         while True:
-            count = await self._do(lambda group: cancels.cancel_batch(group, owner, batch))
+            count = await self._do(lambda group: cancels.cancel_batch(group, owner, batch, below))
             if count is None:
                 return None
             total += count

@@ -37,8 +37,8 @@ def cancel(group: Group, owner: int | None, task: bytes) -> int:
     return verdict.status
 
 
-def cancel_batch(group: Group, owner: int | None, batch: bytes) -> int | None:
-    """Close a batch and cancel what is open of it, up to LIMIT tasks; how many it were.
+def cancel_batch(group: Group, owner: int | None, batch: bytes, below: State) -> int | None:
+    """Close a batch and cancel what is below a state, up to LIMIT tasks; how many it were.
 
     None when there is no such batch.
     """
@@ -52,7 +52,7 @@ def cancel_batch(group: Group, owner: int | None, batch: bytes) -> int | None:
     group.connection.execute("UPDATE batches SET is_open = 0 WHERE batch = ?", row)
     numbers = group.connection.execute(
         "SELECT number FROM tasks WHERE batch = ? AND state < ? LIMIT ?",
-        (row[0], int(State.SUCCEEDED), LIMIT),
+        (row[0], int(below), LIMIT),
     ).fetchall()
     rows = read_rows(group, (number for (number,) in numbers))
     _cancel(group, rows, Change(State.CANCELLED))

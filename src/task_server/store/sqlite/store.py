@@ -57,6 +57,7 @@ from task_server.store.sqlite.sessions import (
 )
 from task_server.store.sqlite.snapshots import Snapshots
 from task_server.store.sqlite.upkeep import Upkeep
+from task_server.store.states import State
 from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)
@@ -153,11 +154,14 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
         """See `Store.close_batch`."""
         return await self._do(lambda group: submits.close_batch(group, owner, batch))
 
-    async def cancel_batch(self, owner: int | None, batch: bytes) -> int | None:
-        """Close a batch and cancel what is open of it; how many, None without such a batch."""
+    async def cancel_batch(
+        self, owner: int | None, batch: bytes, *, unstarted: bool = False
+    ) -> int | None:
+        """See `Store.cancel_batch`."""
+        below = State.RUNNING if unstarted else State.SUCCEEDED
         total = 0
         while True:
-            count = await self._do(lambda group: cancels.cancel_batch(group, owner, batch))
+            count = await self._do(lambda group: cancels.cancel_batch(group, owner, batch, below))
             if count is None:
                 return None
             total += count
