@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from task_server.client.client import Client as Client
     from task_server.client.client import RemoteFunction as RemoteFunction
     from task_server.client.estimate import Estimate as Estimate
+    from task_server.client.executor import Executor as Executor
     from task_server.client.future import Future as Future
     from task_server.client.payloads import Blob as Blob
     from task_server.errors import NotFinished as NotFinished
@@ -31,6 +32,7 @@ _HOMES = {
     "task_server.client.batch": ("Answer", "Batch"),
     "task_server.client.client": ("Client", "RemoteFunction"),
     "task_server.client.estimate": ("Estimate",),
+    "task_server.client.executor": ("Executor",),
     "task_server.client.future": ("Future",),
     "task_server.client.payloads": ("Blob",),
     "task_server.errors": (

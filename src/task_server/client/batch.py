@@ -79,7 +79,7 @@ class Answer:
 
     def _read(self) -> Outcome:
         if self._outcome is None:
-            self._outcome = _outcome_of(self._session, self._line)
+            self._outcome = outcome_of_line(self._session, self._line)
         return self._outcome
 
 
@@ -103,9 +103,15 @@ class Batch:
         for answer in self.answers():
             yield answer.result()
 
-    def answers(self, order: Order = "submitted") -> Iterator[Answer]:
-        """Each task once, in order of submission or of ending; failures are not raised."""
-        for line in self._lines(order):
+    def answers(
+        self, order: Order = "submitted", *, timeout: float | None = None
+    ) -> Iterator[Answer]:
+        """Each task once, in order of submission or of ending; failures are not raised.
+
+        NotFinished when the next is not there `timeout` seconds after the first was asked for.
+        """
+        end = None if timeout is None else self._session.clock() + timeout
+        for line in self._lines(order, end):
             yield Answer(self._session, line)
 
     def as_completed(self) -> Iterator[Answer]:
@@ -163,9 +169,9 @@ class Batch:
             if clock() - asked_at < min(wait, _LONG_PAUSE):
                 self._session.sleep(next(pauses))
 
-    def cancel(self) -> None:
-        """Cancel all tasks that have not ended."""
-        self._session.send(requests.cancel_batch(self.id))
+    def cancel(self, *, unstarted: bool = False) -> None:
+        """Cancel all tasks that have not ended, or only those that have not started."""
+        self._session.send(requests.cancel_batch(self.id, unstarted=unstarted))
 
     def __repr__(self) -> str:
         return f"<Batch {self.id} of {self._total}>"
@@ -174,44 +180,51 @@ class Batch:
         request = requests.read_batch(self.id, wait=wait)
         return requests.value_of(self._session.send(request, wait=wait or 0.0), BatchView)
 
-    def _lines(self, order: Order) -> Iterator[AnswerLine]:
+    def _lines(self, order: Order, end: float | None) -> Iterator[AnswerLine]:
         cursor: str | None = None
-        seen: set[int] = set()
+        count, seen = 0, bytearray(self._total)
         pauses = _pauses()
-        while len(seen) < self._total:
-            before = len(seen)
-            for line in self._lines_from(order, cursor):
+        while count < self._total:
+            before = count
+            left = LONGEST_WAIT if end is None else max(end - self._session.clock(), 0.0)
+            for line in self._lines_from(order, cursor, min(left, LONGEST_WAIT)):
                 cursor = line.cursor or cursor
-                if line.index not in seen:
-                    seen.add(line.index)
+                if line.index >= len(seen):  # an open batch has grown
+                    seen.extend(bytes(line.index + 1 - len(seen)))
+                if not seen[line.index]:
+                    seen[line.index] = 1
+                    count += 1
                     yield line
-            if len(seen) > before:
+            if count > before:
                 pauses = _pauses()
-            elif len(seen) < self._total:
+            elif end is not None and self._session.clock() >= end:
+                raise NotFinished(f"batch {self.id} is at {before} of {self._total} in time")
+            elif count < self._total:
                 self._session.sleep(next(pauses))
 
-    def _lines_from(self, order: Order, cursor: str | None) -> Iterator[AnswerLine]:
+    def _lines_from(self, order: Order, cursor: str | None, wait: float) -> Iterator[AnswerLine]:
         """Lines until the stream ends, for whatever reason."""
-        request = requests.read_answers(self.id, order=order, cursor=cursor, wait=LONGEST_WAIT)
-        stream = self._session.open(request, wait=LONGEST_WAIT)
+        request = requests.read_answers(self.id, order=order, cursor=cursor, wait=wait)
+        stream = self._session.open(request, wait=wait)
         # A stream that breaks is opened again where it ended: only opening it can fail for good.
         with stream, suppress(ServerUnreachable):
-            for line in _split(stream):
-                yield requests.decoded(line, _decode)
+            for lines in lines_of(stream):
+                yield from lines
 
 
-_decode = msgspec.json.Decoder(AnswerLine).decode
+_decode_lines = msgspec.json.Decoder(AnswerLine).decode_lines
 
 
-def _split(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines; a last one without its end is dropped, and blank ones."""
+def lines_of(pieces: Iterable[bytes]) -> Iterator[list[AnswerLine]]:
+    """The whole lines that each piece brings; a last one without its end is dropped."""
     rest = b""
     for piece in pieces:
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from filter(None, lines)
+        whole, end, rest = (rest + piece).rpartition(b"\n")
+        if end:
+            yield requests.decoded(whole, _decode_lines)
 
 
-def _outcome_of(session: Session, line: AnswerLine) -> Outcome:
+def outcome_of_line(session: Session, line: AnswerLine) -> Outcome:
     if line.state != "succeeded":
         return failure(line.id, line.state, line.error)
     try:

@@ -4,33 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Unpack
 
 from task_server.client import requests
 from task_server.client.batch import Batch
 from task_server.client.caller import BatchOrder, Caller
+from task_server.client.calls import Calls, Function
 from task_server.client.environments import Preparation, order_body
 from task_server.client.estimate import Estimate
-from task_server.client.functions import Target, callable_target, check_reachable, named
 from task_server.client.future import Future
 from task_server.client.http import HttpTransport, Transport
-from task_server.client.options import Options, merged
+from task_server.client.options import Options
 from task_server.client.payloads import Blob, BlobForm, Content, digest_of, put_form
 from task_server.client.profile import find_server
 from task_server.client.session import Session
-from task_server.client.submission import Arguments, Call, call_of
+from task_server.client.submission import Arguments, Call
 from task_server.client.upload import upload
 from task_server.protocol.tasks import BatchView, TaskView
 
-Function = Callable[..., Any] | str | Mapping[str, Any]
-"""A callable, `"module:qualname"`, or a mapping with package, version, module, function."""
-
-
 _NO_KEYWORDS: Mapping[str, Any] = {}
-
-_NAME_PACKAGES = frozenset({"package", "requirements", "script", "environment"})
 
 
 class Client:
@@ -50,8 +44,8 @@ class Client:
         if transport is None:
             server = find_server(url, token)
             transport = HttpTransport(server.url, server.token)
-        self._caller = Caller(Session(transport))
-        self._options = Options()
+        self.caller = Caller(Session(transport))
+        self.calls = Calls(Options())
 
     @property
     def url(self) -> str:
@@ -61,7 +55,7 @@ class Client:
     @property
     def session(self) -> Session:
         """What sends its requests."""
-        return self._caller.session
+        return self.caller.session
 
     def upload(self, path: str | Path) -> str:
         """Upload a wheel, or build the project in a folder and upload that.
@@ -77,8 +71,8 @@ class Client:
         None takes an option back. The connections are shared.
         """
         other = object.__new__(type(self))
-        other._caller = self._caller
-        other._options = merged(self._options, options)
+        other.caller = self.caller
+        other.calls = self.calls.with_options(options)
         return other
 
     def call(self, function: Function, /, *args: Any, **kwargs: Any) -> Any:
@@ -87,13 +81,13 @@ class Client:
         For a function given by name the keywords `package` and `version` say what to install.
         Raises what the function raises; TaskFailed, TaskCancelled or TaskExpired if it did not end.
         """
-        call, kwargs = self._settle(function, kwargs)
-        return self._caller.call(call, args, kwargs)
+        call, kwargs = self.calls.settle(function, kwargs)
+        return self.caller.call(call, args, kwargs)
 
     def submit(self, function: Function, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Like `call`, but returns at once: as soon as the task is safely on the server's disk."""
-        call, kwargs = self._settle(function, kwargs)
-        return self._caller.submit(call, args, kwargs)
+        call, kwargs = self.calls.settle(function, kwargs)
+        return self.caller.submit(call, args, kwargs)
 
     def map(
         self,
@@ -126,13 +120,13 @@ class Client:
         order: BatchOrder | None = None,
     ) -> Batch:
         """Like `map`, for `(args, kwargs)` of each call."""
-        call = self._with_package(function, package, version)
-        return self._caller.submit_all(call, calls, name=name, order=order)
+        call = self.calls.of(function, package, version)
+        return self.caller.submit_all(call, calls, name=name, order=order)
 
     def estimate(self, function: Function, /, *args: Any, **kwargs: Any) -> Estimate:
         """How long `call` with the same arguments would run; nothing is run for it."""
-        call, kwargs = self._settle(function, kwargs)
-        return self._caller.estimate(call, args, kwargs)
+        call, kwargs = self.calls.settle(function, kwargs)
+        return self.caller.estimate(call, args, kwargs)
 
     def estimate_map(
         self,
@@ -154,7 +148,7 @@ class Client:
         version: str | None = None,
     ) -> Estimate:
         """Like `estimate_map`, for `(args, kwargs)` of each call; a generator is not held whole."""
-        return self._caller.estimate_all(self._with_package(function, package, version), calls)
+        return self.caller.estimate_all(self.calls.of(function, package, version), calls)
 
     def function(
         self,
@@ -165,7 +159,7 @@ class Client:
         version: str | None = None,
     ) -> RemoteFunction:
         """A handle whose methods reserve no keywords. A callable is pickled once, here."""
-        return RemoteFunction(self._caller, self._with_package(function, package, version))
+        return RemoteFunction(self.caller, self.calls.of(function, package, version))
 
     def put(self, value: Any, *, form: BlobForm | None = None) -> Blob:
         """Store a value, to be passed as an argument any number of times.
@@ -220,7 +214,7 @@ class Client:
 
     def future(self, task: str) -> Future[Any]:
         """A future for a task submitted earlier, perhaps by another program."""
-        return self._caller.future(task)
+        return self.caller.future(task)
 
     def batch(self, batch: str) -> Batch:
         """A batch submitted earlier, perhaps by another program."""
@@ -246,41 +240,6 @@ class Client:
             "a Client cannot be pickled, for it holds a token; the function that is sent must"
             " not refer to one"
         )
-
-    def _settle(self, function: Function, kwargs: dict[str, Any]) -> tuple[Call, dict[str, Any]]:
-        """The shared part of a call, and the keywords that are for the function."""
-        if callable(function):
-            return self._call_of(self._by_callable(function)), kwargs
-        package, version = kwargs.pop("package", None), kwargs.pop("version", None)
-        return self._call_of(self._by_name(function, package, version)), kwargs
-
-    def _with_package(
-        self, function: Function, package: str | list[str] | None, version: str | None
-    ) -> Call:
-        if not callable(function):
-            return self._call_of(self._by_name(function, package, version))
-        client = self
-        if package is not None or version is not None:
-            client = self.options(package=package, version=version)
-        return client._call_of(client._by_callable(function))
-
-    def _by_name(
-        self,
-        function: str | Mapping[str, Any],
-        package: str | list[str] | None,
-        version: str | None,
-    ) -> Target:
-        target = named(function, package, version)
-        if "package" not in target.fields and self._options.keys().isdisjoint(_NAME_PACKAGES):
-            check_reachable(target.fields)
-        return target
-
-    def _by_callable(self, function: Callable[..., Any]) -> Target:
-        has_packages = not self._options.keys().isdisjoint(_NAME_PACKAGES)
-        return callable_target(function, packages=has_packages)
-
-    def _call_of(self, target: Target) -> Call:
-        return call_of(target, self._options)
 
     def _put_file(self, path: Path, form: BlobForm) -> Blob:
         with path.open("rb") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Callable, Generator
-from concurrent.futures import InvalidStateError
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -39,6 +38,7 @@ class Future(concurrent.futures.Future[T]):
         self._session = session
         self._watcher = watcher
         self._is_watched = False
+        self._is_claimed = False
         self._last_state = "queued"
         self._why_cancelled: Error | None = None
         # concurrent.futures.wait and as_completed make themselves known by appending here.
@@ -106,8 +106,11 @@ class Future(concurrent.futures.Future[T]):
             return
         outcome = outcome_of(self._session, view)
         self._why_cancelled = None if view.error is UNSET else view.error
-        with suppress(InvalidStateError):  # another thread was quicker; both saw the same end
-            self._set(view.state, outcome)
+        self._set(view.state, outcome)
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing more can be learned of the task: `error` says why."""
+        self._set("failed", Outcome(error=error))
 
     def __await__(self) -> Generator[Any, None, T]:
         import asyncio  # only programs that await have it already
@@ -118,6 +121,11 @@ class Future(concurrent.futures.Future[T]):
         return f"<Future {self.id} {self._last_state}>"
 
     def _set(self, state: str, outcome: Outcome) -> None:
+        with self._condition:
+            is_first, self._is_claimed = not self._is_claimed, True
+            if not is_first:  # another thread was quicker; both saw the same end
+                self._condition.wait_for(self._is_settled)
+                return
         if state == "cancelled":
             if super().cancel():
                 self.set_running_or_notify_cancel()

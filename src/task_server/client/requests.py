@@ -125,9 +125,10 @@ def follow_batch(batch: str) -> Request:
     return Request("GET", f"/v1/batches/{_part(batch)}/events")
 
 
-def cancel_batch(batch: str) -> Request:
-    """Cancel what has not ended."""
-    return Request("POST", f"/v1/batches/{_part(batch)}/cancel")
+def cancel_batch(batch: str, *, unstarted: bool = False) -> Request:
+    """Close a batch and cancel what has not ended of it, or what has not started."""
+    query = _query(only="unstarted" if unstarted else None)
+    return Request("POST", f"/v1/batches/{_part(batch)}/cancel" + query)
 
 
 def read_answers(batch: str, *, order: str, cursor: str | None, wait: float) -> Request:

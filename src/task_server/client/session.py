@@ -53,6 +53,12 @@ class Session:
         self._reached = False
         self._stored: dict[str, float] = {}
 
+    def patient(self, patience: float) -> Session:
+        """The same, but a server that was reached may be away for `patience` seconds."""
+        other = Session(self.transport, patience=patience, clock=self.clock, sleep=self.sleep)
+        other._reached, other._stored = self._reached, self._stored
+        return other
+
     def send(self, request: Request, *, wait: float = 0.0) -> Reply:
         """The reply, which the server may delay by `wait` seconds; a refusal is raised.
 

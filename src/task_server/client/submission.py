@@ -37,8 +37,8 @@ class Call(Struct, frozen=True):
     """A Python version is asked for already, by the function or by an option."""
 
 
-def call_of(target: Target, options: Options) -> Call:
-    """The shared part of a submit."""
+def call_of(target: Target, options: Options, *, inline_bytes: int = INLINE_BYTES) -> Call:
+    """The shared part of a submit; a pickle longer than `inline_bytes` travels as a blob."""
     fields = task_fields(options)
     if target.fields.keys() & {"package", "version"}:
         # Said with the call: a version from the options would be that of another package.
@@ -46,7 +46,7 @@ def call_of(target: Target, options: Options) -> Call:
     contents: tuple[Content, ...] = ()
     function: dict[str, Any] = dict(target.fields)
     if target.pickle is not None:
-        text, contents = _by_value(target.pickle)
+        text, contents = _by_value(target.pickle, inline_bytes)
         function["function"] = {"pickle": text, "name": target.name, "python": PYTHON}
     has_python = target.pickle is not None or "python" in fields or "environment" in fields
     return Call(_encode({**function, **fields})[1:-1], contents, has_python)
@@ -54,8 +54,7 @@ def call_of(target: Target, options: Options) -> Call:
 
 def single(call: Call, payload: Payload, task: str | None) -> bytes:
     """Body of a TASK on its own; estimates need no id."""
-    identity = b'"id":"%s",' % task.encode() if task is not None else b""
-    return b"{%s%s,%s}" % (identity, call.members, _members(call, payload))
+    return b"{%s,%s}" % (call.members, members_of(call, payload, task))
 
 
 def many(call: Call, items: Sequence[bytes], batch: Mapping[str, Any] | None) -> bytes:
@@ -71,11 +70,8 @@ def items_of(
     ids = fresh_ids()
     for args, kwargs in calls:
         payload = encode_arguments(args, kwargs)
-        members = _members(call, payload)
-        if with_ids:
-            yield b'{"id":"%s",%s}' % (next(ids).encode(), members), payload.contents
-        else:
-            yield b"{%s}" % members, payload.contents
+        members = members_of(call, payload, next(ids) if with_ids else None)
+        yield b"{%s}" % members, payload.contents
 
 
 def chunks_of(
@@ -104,14 +100,16 @@ def fresh_ids() -> Iterator[str]:
         count = min(2 * count, 1024)
 
 
-def _members(call: Call, payload: Payload) -> bytes:
+def members_of(call: Call, payload: Payload, task: str | None) -> bytes:
+    """What a task has of its own: arguments, and its id if it has one."""
+    members = payload.members
     if payload.needs_this_python and not call.has_python:
-        return payload.members + b',"python":"%s"' % PYTHON.encode()
-    return payload.members
+        members += b',"python":"%s"' % PYTHON.encode()
+    return members if task is None else b'"id":"%s",%s' % (task.encode(), members)
 
 
-def _by_value(data: bytes) -> tuple[str, tuple[Content, ...]]:
-    if len(data) <= INLINE_BYTES:
+def _by_value(data: bytes, inline_bytes: int) -> tuple[str, tuple[Content, ...]]:
+    if len(data) <= inline_bytes:
         return base64_text(data), ()
     content = Content(digest_of(data), data)
     return content.digest, (content,)

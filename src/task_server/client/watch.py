@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from concurrent.futures import InvalidStateError
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from task_server.client.session import LONGEST_WAIT
@@ -65,6 +63,5 @@ class Watcher:
             log.warning("still waiting for task %s: %s", future.id, error)
             return False
         except TaskServerError as error:
-            with suppress(InvalidStateError):  # settled by another thread meanwhile
-                future.set_exception(error)
+            future.fail(error)
             return True
