@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from task_server import errors
-from task_server.cli import calls, environments, functions, tasks, workers
+from task_server.cli import calls, capacity, environments, functions, tasks, workers
 from task_server.cli.application import run
 from task_server.client.client import Client
 from task_server.client.requests import Reply, Request
@@ -42,7 +42,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
 
     def use(handler: Handler) -> ScriptedTransport:
         transport = ScriptedTransport(handler)
-        for module in (calls, tasks, workers, functions, environments):
+        for module in (calls, capacity, tasks, workers, functions, environments):
             monkeypatch.setattr(module, "Client", lambda: Client(transport=transport))
         return transport
 
@@ -454,3 +454,34 @@ def test_estimates_from_what_is_no_file_of_calls_are_refused(
     assert run(["estimate", "m:f", *arguments]) == 2
 
     assert "--from" in capsys.readouterr().err
+
+
+def test_capacity_says_what_fits_until_then(use: Use, capsys: Out) -> None:
+    told = {
+        "finish_by": "2030-01-01T00:00:00Z",
+        "seconds": 3600.0,
+        "slots": 4,
+        "core_seconds": 14400.0,
+        "queued": {"p10": 600.0, "p50": 660.0, "p90": 720.0},
+        "unknown_tasks": 0,
+        "free": {"p10": 13680.0, "p50": 13740.0, "p90": 13800.0},
+        "eta": {"p10": 150.0, "p50": 165.0, "p90": 180.0},
+        "slots_needed": {"p50": 1, "p90": None},
+    }
+    transport = use(lambda request: reply(200, told))
+
+    assert run(["capacity", "--finish-by", "2030-01-01T00:00+00:00"]) == 0
+    assert run(["capacity", "--finish-by", "8h", "-o", "json"]) == 0
+
+    printed = capsys.readouterr().out
+    assert "slots needed: 1, to be sure no number of them does" in printed
+    assert "free: 3 h 49 min of one core" in printed
+    assert transport.requests[0].path.startswith("/v1/capacity?finish_by=2030-01-01T00")
+
+
+def test_a_moment_that_is_none_is_a_usage_error(use: Use, capsys: Out) -> None:
+    use(lambda request: reply(200, {}))
+
+    assert run(["capacity", "--finish-by", "soon"]) == 2
+
+    assert "--finish-by" in capsys.readouterr().err

@@ -206,3 +206,35 @@ async def test_a_submit_does_not_tell_what_more_slots_would_buy(app: App) -> Non
     told = (await app.ask("POST", "/v1/tasks", [TASK] * 3)).json
 
     assert "eta_by_slots" not in told["estimate"]
+
+
+async def test_the_time_left_lies_between_its_bounds_for_calls_that_vary_widely(app: App) -> None:
+    for seconds in (0.001, 0.001, 0.001, 0.001, 0.001, 1000.0):
+        await ran(app, seconds)
+    await app.ask("POST", "/v1/tasks", [TASK] * 2000)
+
+    left = (await app.ask("GET", "/user/estimate_time_left")).json
+
+    assert left["low"] <= left["time"] <= left["high"]
+    assert left["time"] == pytest.approx(2000 * 0.001, rel=0.3)
+
+
+async def test_unknown_tasks_are_counted_while_they_wait_and_while_they_run(app: App) -> None:
+    await app.ask("POST", "/v1/tasks", [TASK] * 3)
+    worker = await joined(app)
+    await worker.take(2)
+    now = app.state.clock()
+    app.state.clock = lambda: now + 0.9  # nearly what a guess takes
+
+    left = (await app.ask("GET", "/user/estimate_time_left")).json
+
+    assert left["unknown_tasks"] == 3
+    assert left["eta_seconds"] == pytest.approx(left["time"] / 2)
+
+
+async def test_without_workers_there_is_no_eta_of_what_is_left(app: App) -> None:
+    await app.ask("POST", "/v1/tasks", TASK)
+
+    left = (await app.ask("GET", "/user/estimate_time_left")).json
+
+    assert left["eta_seconds"] is None and left["time"] == 1.0

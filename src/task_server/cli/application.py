@@ -11,6 +11,7 @@ import typer
 
 from task_server.cli import (
     calls,
+    capacity,
     database,
     doctor,
     environments,
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (servers, calls, tasks, doctor):
+for group in (servers, calls, tasks, capacity, doctor):
     group.add_to(app)
 app.add_typer(workers.app, name="workers")
 app.add_typer(functions.app, name="functions")

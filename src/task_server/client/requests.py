@@ -198,6 +198,11 @@ def read_accuracy(name: str) -> Request:
     return Request("GET", f"/v1/functions/{_part(name)}/accuracy")
 
 
+def read_capacity(finish_by: str) -> Request:
+    """What the fleet can do until a moment (RFC 3339)."""
+    return Request("GET", "/v1/capacity" + _query(finish_by=finish_by))
+
+
 def order_environment(body: bytes, *, wait: float) -> Request:
     """Have an environment ready on workers; the reply comes when it is locked or time is up."""
     return Request("POST", "/v1/environments" + _query(wait=wait, until="locked"), body)

@@ -294,6 +294,34 @@ class BatchView(Struct):
     eta: Quantiles | None
 
 
+class SlotsNeeded(Struct):
+    """So many slots do with a probability of 50 % and of 90 %; null: no number of them does."""
+
+    p50: int | None
+    p90: int | None
+
+
+class Capacity(Struct):
+    """What the fleet can do until a moment, and what it has to do."""
+
+    finish_by: datetime
+    seconds: float
+    """Until then."""
+    slots: int
+    """On the workers there are."""
+    core_seconds: float
+    """That the slots have until then."""
+    queued: Quantiles
+    """Core-seconds of everybody's open work: what waits, and what is left of what runs."""
+    unknown_tasks: int
+    """Of that work, how many are guesses."""
+    free: Quantiles
+    """Core-seconds that are left until then; below 0: that are short."""
+    eta: Quantiles | None
+    """Seconds until that work is done; null without workers."""
+    slots_needed: SlotsNeeded
+
+
 class Problem(Struct, omit_defaults=True):
     """RFC 9457."""
 

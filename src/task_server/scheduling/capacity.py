@@ -6,7 +6,7 @@ import math
 
 from msgspec import Struct
 
-from task_server.protocol.tasks import Quantiles
+from task_server.protocol.tasks import Quantiles, SlotsNeeded
 
 MAXIMUM_SLOTS = 1_000_000
 """More is not a number of slots, but a sign that it cannot be done."""
@@ -52,11 +52,11 @@ class Work(Struct, frozen=True):
         return slots if slots <= MAXIMUM_SLOTS else None
 
 
-class SlotsNeeded(Struct, frozen=True):
-    """So many slots do with a probability of 50 % and of 90 %; None: no number of them does."""
-
-    p50: int | None
-    p90: int | None
+def free_until(work: Work, *, slots: int, seconds: float) -> Quantiles:
+    """Core-seconds that so many slots have besides the work; below 0: that they are short of."""
+    whole = slots * seconds
+    total = work.core_seconds
+    return Quantiles(whole - total.p90, whole - total.p50, whole - total.p10)
 
 
 def on_more_slots(eta: Quantiles, slots: int, wanted: int, *, longest: float) -> Quantiles:

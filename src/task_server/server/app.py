@@ -15,6 +15,7 @@ from task_server.server.access import Access, everyone_is
 from task_server.server.api import (
     batches,
     blobs,
+    capacity,
     environments,
     estimates,
     events,
@@ -65,6 +66,7 @@ ROUTES = [
     *blobs.ROUTES,
     *estimates.ROUTES,
     *events.ROUTES,
+    *capacity.ROUTES,
     *functions.ROUTES,
     *refresh.ROUTES,
     *environments.ROUTES,

@@ -151,13 +151,15 @@ async def estimate_time_left(state: State, call: Call) -> Reply:
     seconds = estimate.total(piles)
     everybody = await estimate.look_ahead(state)
     eta = estimate.eta(everybody.work, everybody.slots, longest=0.0)
+    time = sum((pile.count * pile.price.p50 for pile in piles), start=0.0)
     told = {
         "sucsess": True,
         "success": True,
-        "time": sum((pile.count * pile.price.p50 for pile in piles), start=0.0),
-        "low": seconds.p10,
-        "high": seconds.p90,
-        "unknown_tasks": round(sum(pile.count for pile in piles if not pile.price.is_known)),
+        "time": time,
+        # The bounds are those of a sum of means; calls that vary widely have a smaller median.
+        "low": min(seconds.p10, time),
+        "high": max(seconds.p90, time),
+        "unknown_tasks": sum(pile.tasks for pile in piles if not pile.price.is_known),
         "eta_seconds": None if eta is None else eta.p50,
     }
     return Reply(encode(told))

@@ -33,6 +33,13 @@ class Pile(Struct):
     count: float
     price: Price
     statistics: Statistics | None
+    is_running: bool = False
+    """One call that has begun; `count` is how much of it is left."""
+
+    @property
+    def tasks(self) -> int:
+        """Of so many tasks."""
+        return 1 if self.is_running else round(self.count)
 
 
 def price_of(state: State, spec: KindSpec) -> Price:
@@ -106,6 +113,7 @@ async def open_piles(state: State, owner: int | None) -> list[Pile]:
         pile = pile_of(state, kind, 0.0)
         _, left, _ = remaining(pile.price, pile.statistics, now - started_at)
         pile.count = left / pile.price.p50 if pile.price.p50 else 0.0
+        pile.is_running = True
         running.append(pile)
     return waiting + running
 
