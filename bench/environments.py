@@ -84,6 +84,10 @@ class Course:
         took = time.perf_counter() - begun
         return digest, Round(took, spent_seconds(self._bed) - before)
 
+    def keep(self, package: object) -> None:
+        """Have the worker keep the environment of a package, whatever else is removed."""
+        self._connection.post("/v1/environments?wait=60", msgspec.json.encode({"package": package}))
+
     def forget(self, digest: str) -> None:
         """Have the worker remove an environment; its lock stays on the server."""
         self._connection.post(
@@ -177,7 +181,7 @@ def small(course: Course, versions: Sequence[str]) -> list[Line]:
 
 def large(course: Course, versions: Sequence[str]) -> list[Line]:
     """First calls of scikit-learn, when another environment has its byte code."""
-    course.call(learn(versions[0]))
+    course.keep(learn(versions[0])["package"])
     course.settle()
     stored, bare, sizes = [], [], []
     for version in versions[1:]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import sys
 import tempfile
 import time
@@ -69,15 +70,23 @@ class Course:
         await asyncio.wait_for(self._done.wait(), 60)
         return time.perf_counter() - begun
 
-    async def start_seconds(self) -> float:
-        """From the request for a runner to its first answer."""
-        begun = time.perf_counter()
+    async def start_seconds(self) -> tuple[float, float]:
+        """From the request for a runner to its first answer; then the processor time of it all.
+
+        That is the agent's and the runner's, until all of it is gone.
+        """
+        begun, before = time.perf_counter(), _spent_seconds()
         runner = self.start()
         await self.seconds_of(runner, 1)
         took = time.perf_counter() - begun
-        runner.kill()
-        await runner.wait_closed()
-        return took
+        await runner.close()  # so that each process waits for those below, and their time counts
+        return took, _spent_seconds() - before
+
+
+def _spent_seconds() -> float:
+    """Processor time of this process and of all below it that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _call(lease: str) -> Call:
@@ -92,6 +101,8 @@ class Cost(Struct, frozen=True):
 
     name: str
     start: float
+    spent: float
+    """Of processor time, on a start and its end."""
     call: float
     """Of the runner's processor time, which other work on the machine does not add to."""
     turn: float
@@ -126,12 +137,17 @@ async def measure(starts: int, calls: int) -> list[Cost]:
         folder = Path(name)
         folder.chmod(0o711)
         by_level = await courses(folder)
-        starts_of: dict[str, list[float]] = {level: [] for level in by_level}
+        starts_of: dict[str, list[tuple[float, float]]] = {level: [] for level in by_level}
         for _ in range(starts):
             for level, course in by_level.items():
                 starts_of[level].append(await course.start_seconds())
         warm = await _warm(by_level, max(calls // CALLS_AT_ONCE, 1))
-        return [Cost(level, median(starts_of[level]), *warm[level]) for level in by_level]
+        return [_cost(level, starts_of[level], warm[level]) for level in by_level]
+
+
+def _cost(name: str, starts: Sequence[tuple[float, float]], warm: tuple[float, float]) -> Cost:
+    start, spent = (median(each) for each in zip(*starts, strict=True))
+    return Cost(name, start, spent, *warm)
 
 
 async def _warm(by_level: dict[str, Course], rounds: int) -> dict[str, tuple[float, float]]:
@@ -170,8 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = max(len(cost.name) for cost in costs)
     for cost in costs:
         more = (cost.start - least.start) * 1000
+        spent = (cost.spent - least.spent) * 1000
         print(
             f"{cost.name:{width}}  start {cost.start * 1000:6.1f} ms ({more:+.1f})"
+            f"  processor time of it {cost.spent * 1000:6.1f} ms ({spent:+.1f})"
             f"  processor time of a call {cost.call * 1e6:6.1f} us (x {cost.call / least.call:.3f})"
             f"  turn {cost.turn * 1e6:6.1f} us"
         )

@@ -12,7 +12,7 @@ is put back between calls, and the loop.
 """
 
 # pathlib and contextlib would have to be imported at every start.
-# ruff: noqa: PTH103, PTH108, PTH109, PTH112, PTH118, PTH120, PTH123, PTH208, PTH211, SIM105
+# ruff: noqa: PTH102, PTH103, PTH108, PTH109, PTH118, PTH120, PTH123, PTH208, PTH211, SIM105
 
 from __future__ import annotations
 
@@ -241,7 +241,8 @@ AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 MOUNT_SETATTR, LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 442, 444, 445, 446
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 LANDLOCK_OF_FILES = 0b1100000000000111  # of all rights those that a file can have
-MOUNT_ATTRIBUTES = {"ro": 7, "rw": 6, "dev": 10}  # read-only 1, no set-uid 2, no devices 4, exec 8
+READ_ONLY = 1
+MOUNT_ATTRIBUTES = {"ro": 7, "rw": 6, "dev": 10}  # READ_ONLY, no set-uid 2, no devices 4, exec 8
 
 
 class Kernel:
@@ -326,9 +327,7 @@ def restrict_files(kernel: Kernel, plan: dict[str, Any]) -> None:
 
 def restrict_calls(kernel: Kernel, program: str) -> None:
     """Seccomp: a program of the kernel's decides which system calls there are."""
-    import base64
-
-    code = base64.b64decode(program)
+    code = bytes.fromhex(program)
     buffer = kernel.ctypes.create_string_buffer(code, len(code))
     program_at = struct.pack("@HP", len(code) // 8, kernel.ctypes.addressof(buffer))
     kernel.call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program_at, 0, 0)
@@ -403,48 +402,86 @@ def furnish(kernel: Kernel, plan: dict[str, Any]) -> None:
     kernel.mount("", "/", "", MS_REC | MS_PRIVATE)
     kernel.mount("tmpfs", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     for kind, path, what, how in plan["tree"]:
-        PLACES[kind](kernel, root + path, what, how)
+        PLACES[kind](kernel, root + path, what, how)  # of `seal` the path is empty
     os.chdir(root)
     kernel.call("syscall", PIVOT_ROOT[os.uname().machine], b".", b".")
     kernel.call("umount2", b".", MNT_DETACH)
-    set_mount(kernel, "/", 1, 0)
+    set_mount(kernel, "/", READ_ONLY, 0)
     os.chdir(folder)
     if plan["has_own_network"]:
         raise_loopback(kernel)
 
 
+def make_folder(path: str) -> None:
+    """Should it not be there; with those above it."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        make_folder(os.path.dirname(path))
+        os.mkdir(path)
+
+
 def place_mount(kernel: Kernel, path: str, what: str, how: str) -> None:
-    os.makedirs(path, exist_ok=True)
+    make_folder(path)
     flags = MS_NOSUID | MS_NODEV | (MS_NOEXEC if what == "proc" else 0)
     kernel.mount(what, path, what, flags, how)
 
 
 def place_link(kernel: Kernel, path: str, what: str, how: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    make_folder(os.path.dirname(path))
     os.symlink(what, path)
 
 
 def place_file(kernel: Kernel, path: str, what: str, how: str) -> None:
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    make_folder(os.path.dirname(path))
     with open(path, "w") as file:
         file.write(what)
 
 
+def place_folder(kernel: Kernel, path: str, what: str, how: str) -> None:
+    """A folder of the machine, at the same path or another."""
+    make_folder(path)
+    place_part(kernel, path, what, how)
+
+
+def place_node(kernel: Kernel, path: str, what: str, how: str) -> None:
+    """A file or device of the machine."""
+    try:
+        os.mknod(path)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        make_folder(os.path.dirname(path))
+        os.mknod(path)
+    place_part(kernel, path, what, how)
+
+
 def place_part(kernel: Kernel, path: str, what: str, how: str) -> None:
-    """A file or folder of the machine, at the same path or another."""
-    if os.path.isdir(what):
-        os.makedirs(path, exist_ok=True)
-    elif not os.path.lexists(path):
-        place_file(kernel, path, "", "")
     kernel.mount(what, path, "", MS_BIND | MS_REC)
-    set_mount(kernel, path, MOUNT_ATTRIBUTES[how], AT_RECURSIVE)
+    if how:  # else it is sealed with others
+        set_mount(kernel, path, MOUNT_ATTRIBUTES[how], AT_RECURSIVE)
 
 
-PLACES = {"mount": place_mount, "link": place_link, "file": place_file, "part": place_part}
+def seal(kernel: Kernel, root: str, what: str, how: str) -> None:
+    """Let nothing that is there already be written; more may be added to the tree."""
+    set_mount(kernel, root, MOUNT_ATTRIBUTES["ro"], AT_RECURSIVE)
+    set_mount(kernel, root, 0, 0, clear=READ_ONLY)
 
 
-def set_mount(kernel: Kernel, path: str, attributes: int, flags: int) -> None:
-    what = struct.pack("=QQQQ", attributes, 0, 0, 0)
+PLACES = {
+    "mount": place_mount,
+    "link": place_link,
+    "file": place_file,
+    "folder": place_folder,
+    "node": place_node,
+    "seal": seal,
+}
+
+
+def set_mount(kernel: Kernel, path: str, attributes: int, flags: int, clear: int = 0) -> None:
+    what = struct.pack("=QQQQ", attributes, clear, 0, 0)
     kernel.call("syscall", MOUNT_SETATTR, AT_FDCWD, os.fsencode(path), flags, what, len(what))
 
 

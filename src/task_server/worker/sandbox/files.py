@@ -60,7 +60,7 @@ class Files(Struct, frozen=True, kw_only=True):
 
     def rights(self) -> Iterator[tuple[str, Right]]:
         """Every path with what may be done below it."""
-        for path in (*SYSTEM, *CONFIGURATION, *ABOUT_ITSELF, *map(str, self.readable)):
+        for path in (*SYSTEM, *self._of_machine(), *map(str, self.readable)):
             yield path, Right.READ
         for path in map(str, self.nameable):
             yield path, Right.OPEN
@@ -69,12 +69,18 @@ class Files(Struct, frozen=True, kw_only=True):
         for path in (str(self.own), *map(str, self.writable)):
             yield path, Right.WRITE
         if self.is_private:
-            yield "/proc", Right.READ
-            yield "/etc", Right.READ
             yield "/tmp", Right.WRITE
             yield SHARED_MEMORY, Right.WRITE
         else:
             yield SHARED_MEMORY, Right.SHARE
+
+    def _of_machine(self) -> Iterator[str]:
+        """Where a tree of its own has nothing else, a folder stands for all below it."""
+        names = (*CONFIGURATION, *ABOUT_ITSELF)
+        if not self.is_private:
+            return iter(names)
+        whole = ("/etc", "/proc")
+        return iter((*whole, *(name for name in names if not name.startswith(whole))))
 
 
 @functools.lru_cache(maxsize=256)

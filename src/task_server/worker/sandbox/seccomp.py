@@ -6,7 +6,6 @@ the numbers of the calls on this machine.
 
 from __future__ import annotations
 
-import base64
 import errno
 import functools
 import platform
@@ -93,9 +92,9 @@ def is_known_machine() -> bool:
 
 @functools.lru_cache(maxsize=8)
 def plan(sockets: Sockets, machine: str = "") -> str:
-    """The program for this machine, or another one, in base64."""
+    """The program for this machine, or another one, in hexadecimal."""
     lines = program(sockets, machine or platform.machine())
-    return base64.b64encode(b"".join(struct.pack("=HBBI", *line) for line in lines)).decode()
+    return b"".join(struct.pack("=HBBI", *line) for line in lines).hex()
 
 
 def program(sockets: Sockets, machine: str) -> list[Instruction]:
