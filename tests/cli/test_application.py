@@ -485,3 +485,18 @@ def test_a_moment_that_is_none_is_a_usage_error(use: Use, capsys: Out) -> None:
     assert run(["capacity", "--finish-by", "soon"]) == 2
 
     assert "--finish-by" in capsys.readouterr().err
+
+
+def test_explain_says_it_in_a_sentence_and_then_why(use: Use, capsys: Out) -> None:
+    summary = "waiting: 0 of 3 workers have 16 GiB free; next slot expected in 12-40 s"
+    reason = {"code": "free_memory", "message": "3 workers have not 16 GiB free"}
+    told = {"id": ID, "state": "queued", "phase": "waiting", "summary": summary}
+    transport = use(lambda _: reply(200, {**told, "reasons": [reason]}))
+
+    run(["explain", ID])
+    run(["explain", ID, "-o", "json"])
+
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{summary}\n- 3 workers have not 16 GiB free\n")
+    assert '"code": "free_memory"' in printed
+    assert {request.path for request in transport.requests} == {f"/v1/tasks/{ID}/explain"}

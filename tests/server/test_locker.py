@@ -39,10 +39,13 @@ async def test_an_index_that_is_away_fails_nothing_however_long(
             while len(_tries(caplog)) <= 2 * MAXIMUM_TRIES:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         view = (await app.ask("GET", f"/v1/tasks/{task}")).json
+        told = (await app.ask("GET", f"/v1/tasks/{task}/explain")).json
         index.status = 200
 
         assert (view["state"], view["phase"]) == ("queued", "locking")
         assert view["waits_for"].startswith("the package index could not be reached")
+        assert [each["code"] for each in told["reasons"]] == ["lock_failed"]
+        assert view["waits_for"] in told["summary"]
         async with asyncio.timeout(20):
             while (await app.ask("GET", f"/v1/tasks/{task}")).json["phase"] != "waiting":  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

@@ -26,7 +26,7 @@ _COLUMNS = ("id", "state", "module", "function", "package", "submitted_at", "run
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (wait, status, answer, logs, cancel, ls):
+    for command in (wait, status, explain, answer, logs, cancel, ls):
         app.command()(command)
 
 
@@ -81,6 +81,20 @@ def _ended_batch(batch: Batch, seconds: float | None) -> Row:
 def status(id: TaskId, output: Output = Format.TABLE) -> None:
     """Show all that is known of a task."""
     show_one(as_row(Client().status(id)), output)
+
+
+def explain(id: TaskId, output: Output = Format.TABLE) -> None:
+    """Say why a task waits, where it runs or how it ended.
+
+    Example: waiting: 0 of 3 workers have 16 GiB free; next slot expected in 12-40 s
+    """
+    told = Client().explain(id)
+    if output is not Format.TABLE:
+        show_one(as_row(told), output)
+        return
+    print(told.summary)
+    for reason in told.reasons:
+        print(f"- {reason.message}")
 
 
 def answer(id: TaskId) -> None:

@@ -22,6 +22,7 @@ from task_server.client.profile import find_server
 from task_server.client.session import Session
 from task_server.client.submission import Arguments, Call
 from task_server.client.upload import upload
+from task_server.protocol.explain import Explanation
 from task_server.protocol.tasks import BatchView, TaskView
 
 _NO_KEYWORDS: Mapping[str, Any] = {}
@@ -207,6 +208,11 @@ class Client:
         """All that the server tells of a task."""
         reply = self.session.send(requests.read_task(task))
         return requests.value_of(reply, TaskView)
+
+    def explain(self, task: str) -> Explanation:
+        """Why a task waits, where it runs or how it ended; `summary` says it in a sentence."""
+        reply = self.session.send(requests.explain_task(task))
+        return requests.value_of(reply, Explanation)
 
     def cancel(self, task: str) -> bool:
         """Cancel a task; False if it had ended otherwise before."""

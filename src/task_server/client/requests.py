@@ -77,6 +77,11 @@ def read_task(task: str, *, wait: float | None = None) -> Request:
     return Request("GET", f"/v1/tasks/{_part(task)}" + _query(wait=wait))
 
 
+def explain_task(task: str) -> Request:
+    """Why a task waits, or where it is."""
+    return Request("GET", f"/v1/tasks/{_part(task)}/explain")
+
+
 def read_answer(task: str) -> Request:
     """The answer alone."""
     return Request("GET", f"/v1/tasks/{_part(task)}/answer")

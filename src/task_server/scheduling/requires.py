@@ -81,12 +81,24 @@ class Free:
         """Whether that is free now, where so many slots are."""
         if requires.memory > self.memory or requires.gpu > self.gpu:
             return False
-        if requires.cpu and requires.cpu > self.cpu + ROUNDING:
-            return False
-        labels = self.labels
-        if any(labels.get(name) != value for name, value in requires.labels):
+        if not self.has_cpu(requires) or not self.has_labels(requires):
             return False
         return self.slots_for(requires) <= slots
+
+    def has_cpu(self, requires: Requires) -> bool:
+        """Whether there are so many cores, free or not."""
+        return not requires.cpu or requires.cpu <= self.cpu + ROUNDING
+
+    def has_labels(self, requires: Requires) -> bool:
+        """Whether the labels are those."""
+        labels = self.labels
+        return all(labels.get(name) == value for name, value in requires.labels)
+
+    def copy(self) -> Free:
+        """One that is counted apart."""
+        return Free(
+            slots=self.slots, cpu=self.cpu, memory=self.memory, gpu=self.gpu, labels=self.labels
+        )
 
     def take(self, requires: Requires) -> int:
         """Count what a task takes; gives the number of slots."""

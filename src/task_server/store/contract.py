@@ -15,6 +15,7 @@ from msgspec import Struct
 from task_server.protocol.workers import EnvironmentState, Held
 from task_server.scheduling.requires import Free
 from task_server.scheduling.statistics import Price, Statistics
+from task_server.store.contract_explain import ExplainStore
 from task_server.store.contract_learning import LearningStore
 from task_server.store.contract_orders import OrderStore
 from task_server.store.contract_upkeep import UpkeepStore
@@ -332,7 +333,7 @@ class LiveSession(Struct, frozen=True):
     """Of the worker, as it travels."""
 
 
-class Store(OrderStore, UpkeepStore, LearningStore, Protocol):
+class Store(OrderStore, UpkeepStore, LearningStore, ExplainStore, Protocol):
     """One database of tasks."""
 
     policy: Policy

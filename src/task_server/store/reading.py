@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from task_server.store.contract import Kind
+from task_server.store.explaining import Explaining
 from task_server.store.keeping import Keeping
 from task_server.store.learning import Learning
 from task_server.store.ordering import Ordering
@@ -23,7 +24,7 @@ from task_server.store.records.sql import Lends
 from task_server.store.rows import AnswerRow, BatchRow, TaskFilter, TaskRow
 
 
-class Reads(Keeping, Ordering, Learning):
+class Reads(Keeping, Ordering, Learning, Explaining):
     """Mixed into the stores."""
 
     async def task(self: Lends, identifier: bytes, owner: int | None) -> TaskRow | None:

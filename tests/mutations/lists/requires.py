@@ -55,8 +55,8 @@ GUARDS = [
     Guard(
         "scheduling/requires.py",
         "more cores are promised than there are",
-        "if requires.cpu and requires.cpu > self.cpu + ROUNDING:",
-        "if False:",
+        "return not requires.cpu or requires.cpu <= self.cpu + ROUNDING",
+        "return True",
         _PURE,
     ),
     Guard(
@@ -69,8 +69,8 @@ GUARDS = [
     Guard(
         "scheduling/requires.py",
         "labels are passed over",
-        "if any(labels.get(name) != value for name, value in requires.labels):",
-        "if False:",
+        "return all(labels.get(name) == value for name, value in requires.labels)",
+        "return True",
         _PURE,
     ),
     Guard(

@@ -67,6 +67,10 @@ class Snapshots:
         known = self.memory.requests.get(request)
         return None if known is None else known.environment
 
+    def charged(self) -> dict[int, float]:
+        """See `Store.charged`."""
+        return dict(self.memory.shares.charged)
+
     def phase(self, number: int) -> str:
         """See `Store.phase`."""
         for phases in self.memory.phases.values():

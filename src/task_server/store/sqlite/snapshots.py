@@ -41,6 +41,10 @@ class Snapshots:
         """See `Store.environment_of`."""
         return self.memory.requests[request].environment
 
+    def charged(self) -> dict[int, float]:
+        """See `Store.charged`."""
+        return dict(self.memory.shares.charged)
+
     def phase(self, number: int) -> str:
         """See `Store.phase`."""
         for session in list(self.memory.sessions_by_row.values()):
