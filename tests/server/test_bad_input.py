@@ -688,7 +688,6 @@ async def test_a_wrong_field_of_v1_is_named(app: App, body: dict[str, Any], fiel
     ("field", "value"),
     [
         ("limit_keys", ["x"]),
-        ("timeout", "auto"),
     ],
 )
 async def test_what_is_not_built_is_not_passed_over_in_silence(

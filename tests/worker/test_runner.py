@@ -231,7 +231,14 @@ async def test_a_call_over_its_time_is_ended_on_time(bench: Bench, function: Any
     began_at = time.monotonic()
 
     wanted = [
-        call(function, 60, lease="slow", timeout_seconds=0.5, limits=small()),
+        call(
+            function,
+            60,
+            lease="slow",
+            timeout_seconds=0.5,
+            timeout_why="3 times 0.1 s",
+            limits=small(),
+        ),
         call(pid, lease="next"),
     ]
     outcomes = await bench.run(runner, wanted)
@@ -239,7 +246,7 @@ async def test_a_call_over_its_time_is_ended_on_time(bench: Bench, function: Any
     assert 0.5 <= time.monotonic() - began_at < 0.5 + KILLED_WITHIN_SECONDS
     assert kinds(outcomes) == [("slow", "failed", "timeout"), ("next", "released", None)]
     assert outcomes[0].error is not None
-    assert outcomes[0].error.message == "timed out after 0.5 s"
+    assert outcomes[0].error.message == "timed out after 0.5 s, 3 times 0.1 s"
     assert outcomes[0].usage is not None
     assert 0.5 <= outcomes[0].usage.run_seconds < 1.5
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import typer
@@ -43,7 +43,12 @@ Requirements = Annotated[
 Script = Annotated[
     Path | None, typer.Option(help="A script whose header says what it needs (PEP 723).")
 ]
-Timeout = Annotated[float | None, typer.Option(help="Seconds that the run may take.")]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SECONDS|auto", help="How long the run may take; auto: by its calls so far."
+    ),
+]
 Retries = Annotated[int | None, typer.Option(help="How often a failed run is tried again.")]
 Priority = Annotated[int | None, typer.Option(help="-10 to 10, higher first.")]
 FinishBy = Annotated[
@@ -204,7 +209,7 @@ def estimate(
 
 
 def _client(
-    timeout: float | None,
+    timeout: str | None,
     retries: int | None,
     priority: int | None,
     finish_by: datetime | None,
@@ -212,7 +217,7 @@ def _client(
     python: str | None,
 ) -> Client:
     return Client().options(
-        timeout=timeout,
+        timeout=_seconds(timeout),
         retries=retries,
         priority=priority,
         finish_by=finish_by,
@@ -220,6 +225,15 @@ def _client(
         python=python,
         result_encoding="json",
     )
+
+
+def _seconds(timeout: str | None) -> float | Literal["auto"] | None:
+    if timeout is None or timeout == "auto":
+        return None if timeout is None else "auto"
+    try:
+        return float(timeout)
+    except ValueError:
+        raise typer.BadParameter("--timeout is a number of seconds, or auto") from None
 
 
 def files(requirements: Path | None, script: Path | None) -> Options:

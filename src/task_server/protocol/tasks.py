@@ -262,6 +262,9 @@ class TaskView(Struct, kw_only=True, omit_defaults=True):
     encoding: str | None
     waits_for: str | UnsetType = UNSET
     """Why its phase still is `locking`, when that took more than one try."""
+    timeout_seconds: float | UnsetType = UNSET
+    """How long its last attempt may run, of a task whose `timeout` is `auto`."""
+    timeout_why: str | UnsetType = UNSET
     answer: Raw = Raw()
     blob: str | UnsetType = UNSET
     error: Error | UnsetType = UNSET

@@ -176,6 +176,8 @@ class Assignment(Struct, kw_only=True, omit_defaults=True):
     call: Call | UnsetType = UNSET
     timeout_seconds: float = 0.0
     """0: none."""
+    timeout_why: str = ""
+    """Where that is not the task's own number."""
     result_encoding: str = "json"
     isolation: str = "reuse"
     at_most_once: bool = False

@@ -15,6 +15,7 @@ from msgspec import Struct
 from task_server.protocol.workers import EnvironmentState, Held
 from task_server.scheduling.requires import Free
 from task_server.scheduling.statistics import Price, Statistics
+from task_server.scheduling.timeouts import RunLimit
 from task_server.store.contract_explain import ExplainStore
 from task_server.store.contract_learning import LearningStore
 from task_server.store.contract_orders import OrderStore
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 FunctionKey = tuple[int, str, str]
 """Owner (0: by name), distribution, name."""
+AUTO = -1.0
+"""A `timeout` by how long the function's calls took."""
 UNTIL_READ = -1.0
 """A `keep` that ends with the first read."""
 
@@ -52,7 +55,7 @@ class KindSpec(Struct, frozen=True, kw_only=True, array_like=True):
     pickle: str | None
     """`sha256:HEX` of a function by value."""
     timeout: float | None
-    """Seconds, 0 for none; None: not stated."""
+    """Seconds, 0 for none; None: not stated; AUTO: fixed when it is leased."""
     max_attempts: int
     backoff: float
     retry_on: tuple[str, ...]
@@ -266,6 +269,14 @@ class Dealt(Struct):
     attempt: int
     secret: bytes
     payload: bytes
+    limit: RunLimit | None = None
+    """Of its run, where the task leaves that to the server."""
+
+    @property
+    def plain_seconds(self) -> float:
+        """What a plain worker's lease needs at least: the time that its run may take, and more."""
+        stated = self.kind.spec.timeout if self.limit is None else self.limit.seconds
+        return stated + 60.0 if stated else 0.0
 
 
 class ExchangeRequest(Struct):

@@ -33,6 +33,9 @@ class TaskRow(Struct):
     """How many tasks it waits for."""
     request_error: str | None = None
     """Why its environment could not be locked at the last try."""
+    limit_seconds: float | None = None
+    """How long its last attempt may run, where the task leaves that to the server."""
+    limit_why: str | None = None
 
 
 class AnswerRow(Struct):

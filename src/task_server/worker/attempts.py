@@ -82,6 +82,7 @@ def plain_call(assignment: Assignment, limits: CallLimits) -> Call:
         payload=b"[" + args + b"," + kwargs + b"]",
         result_encoding=assignment.result_encoding,
         timeout_seconds=assignment.timeout_seconds,
+        timeout_why=assignment.timeout_why,
         limits=_call_limits(assignment, limits),
     )
 
@@ -107,6 +108,7 @@ def other_call(
         payload=payload,
         result_encoding=assignment.result_encoding,
         timeout_seconds=assignment.timeout_seconds,
+        timeout_why=assignment.timeout_why,
         blobs=blobs,
         limits=_call_limits(assignment, limits),
     )

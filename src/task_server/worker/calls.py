@@ -49,6 +49,7 @@ class Call(Struct, frozen=True, kw_only=True):
     result_encoding: str = "json"
     timeout_seconds: float = 0.0
     """0: none."""
+    timeout_why: str = ""
     blobs: dict[str, str] = {}
     """Digest -> path of a file that the runner may read."""
     limits: CallLimits = CallLimits()
@@ -228,7 +229,8 @@ def lost(call: Call, message: str, *, exit: int | None, usage: Usage, log: bytes
 
 def timed_out(call: Call, *, usage: Usage, log: bytes) -> Outcome:
     """The outcome of a call that ran for too long."""
-    error = _error("timeout", "TimeoutError", f"timed out after {call.timeout_seconds:g} s")
+    why = f", {call.timeout_why}" if call.timeout_why else ""
+    error = _error("timeout", "TimeoutError", f"timed out after {call.timeout_seconds:g} s{why}")
     return Outcome(lease=call.lease, outcome="failed", error=error, usage=usage, log=log)
 
 

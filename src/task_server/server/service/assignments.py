@@ -6,10 +6,10 @@ import msgspec
 
 from task_server.protocol import ids
 from task_server.scheduling.requires import Requires, requires_of
+from task_server.scheduling.timeouts import DEFAULT_SECONDS, RunLimit
 from task_server.server.state import State
-from task_server.store.contract import Dealt, Kind
+from task_server.store.contract import AUTO, Dealt, Kind
 
-DEFAULT_TIMEOUT_SECONDS = 3600.0
 encode = msgspec.json.Encoder().encode
 
 
@@ -21,6 +21,8 @@ def as_json(state: State, tasks: list[Dealt]) -> bytes:
 def _one(state: State, dealt: Dealt) -> bytes:
     kind = dealt.kind
     head = kind.head or _head(state, kind)
+    if dealt.limit is not None:
+        head = b"%s,%s" % (_limit(dealt.limit), head)
     return b'{"id":"%s","lease":"%x.%x.%s","attempt":%d,%s,%s}' % (
         ids.to_text(dealt.id).encode(),
         dealt.number,
@@ -32,6 +34,11 @@ def _one(state: State, dealt: Dealt) -> bytes:
     )
 
 
+def _limit(limit: RunLimit) -> bytes:
+    """What tasks of a kind do not share: it is fixed with each lease."""
+    return encode({"timeout_seconds": limit.seconds, "timeout_why": limit.why})[1:-1]
+
+
 def _head(state: State, kind: Kind) -> bytes:
     """What all tasks of a kind share; kept with it."""
     spec = kind.spec
@@ -39,7 +46,7 @@ def _head(state: State, kind: Kind) -> bytes:
     function: object = spec.function
     if spec.pickle is not None:
         function = {"pickle": spec.pickle, "name": spec.function}
-    timeout = DEFAULT_TIMEOUT_SECONDS if spec.timeout is None else spec.timeout
+    timeout = DEFAULT_SECONDS if spec.timeout is None else spec.timeout
     shared = {
         "owner": str(spec.owner),
         "function": function,
@@ -54,6 +61,8 @@ def _head(state: State, kind: Kind) -> bytes:
     required = requires_of(spec.requires)
     if required is not None and required.takes:
         shared["limits"] = _limits(required)
+    if spec.timeout == AUTO:
+        del shared["timeout_seconds"]
     head = encode(shared)[1:-1]
     if environment is not None:
         kind.head = head

@@ -20,7 +20,7 @@ from task_server.server.service.installs import given as _given
 from task_server.server.service.installs import read_installs
 from task_server.server.service.requires import read_requires
 from task_server.server.service.uploads import OwnUploads
-from task_server.store.contract import UNTIL_READ, KindSpec
+from task_server.store.contract import AUTO, UNTIL_READ, KindSpec
 
 MAXIMUM_TAGS = 32
 MAXIMUM_AFTER = 10_000
@@ -87,8 +87,6 @@ def _check_supported(task: Task) -> None:
     for name in later:
         if _given(getattr(task, name), None):
             raise NotSupported(f"{name} is not supported yet", field=name)
-    if task.timeout == "auto":
-        raise NotSupported('timeout "auto" is not supported yet; give seconds', field="timeout")
 
 
 def _sandbox(task: Task) -> int:
@@ -126,8 +124,10 @@ def _timeout(task: Task) -> float | None:
     timeout = _given(task.timeout, None)
     if timeout is None:
         return None
+    if timeout == "auto":
+        return AUTO
     if not isinstance(timeout, float | int) or not 0 <= timeout < 1e9:
-        raise Invalid("timeout is a number of seconds, 0 for none", field="timeout")
+        raise Invalid('timeout is a number of seconds, 0 for none, or "auto"', field="timeout")
     return float(timeout)
 
 

@@ -62,6 +62,8 @@ def task_view(state: State, row: TaskRow) -> TaskView:
     )
     if view.phase == "locking" and row.request_error is not None:
         view.waits_for = row.request_error
+    if row.limit_seconds is not None:
+        view.timeout_seconds, view.timeout_why = row.limit_seconds, row.limit_why or ""
     _add_outcome(view, row.encoding, row.outcome)
     return view
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from task_server.scheduling.timeouts import RunLimit
 from task_server.store import transitions
-from task_server.store.contract import Dealt, LeaseKey
+from task_server.store.contract import AUTO, Dealt, LeaseKey
 from task_server.store.postgres.change import (
     PHASES,
     RUNNING_PHASE,
@@ -55,12 +56,14 @@ SELECT p.lease, p.worker, t.state
  CROSS JOIN LATERAL (SELECT x.* FROM past_attempts x WHERE x.lease = w.lease OFFSET 0) p
  CROSS JOIN LATERAL (SELECT x.state FROM tasks x WHERE x.number = p.task OFFSET 0) t"""
 _UNSEEN = """
-SELECT t.session, t.number, t.id, t.kind, t.attempt, t.secret, coalesce(t.payload, p.data)
+SELECT t.session, t.number, t.id, t.kind, t.attempt, t.secret, coalesce(t.payload, p.data),
+       e.limit_seconds, e.limit_why
   FROM unnest($1::bigint[], $2::bigint[]) AS w(session, seen)
  CROSS JOIN LATERAL (
    SELECT x.* FROM tasks x WHERE x.session = w.session AND x.state = 2 AND x.reply > w.seen
    OFFSET 0) t
   LEFT JOIN payloads p ON p.number = t.number AND p.part = 0
+  LEFT JOIN task_extras e ON e.number = t.number
  ORDER BY t.reply, t.number"""
 
 
@@ -178,8 +181,11 @@ async def give_again(group: Group) -> None:
 
 
 def _dealt(group: Group, row: Sequence[Any]) -> Dealt:
-    number, task, kind, attempt, secret, payload = row
-    return Dealt(number, task, group.memory.kinds[kind], attempt, secret, payload or b"")
+    number, task, kind, attempt, secret, payload, *limit = row
+    dealt = Dealt(number, task, group.memory.kinds[kind], attempt, secret, payload or b"")
+    if dealt.kind.spec.timeout == AUTO:
+        dealt.limit = RunLimit(*limit)
+    return dealt
 
 
 async def lose(group: Group, rows: Iterable[FullRow]) -> None:

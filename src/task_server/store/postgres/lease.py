@@ -15,6 +15,7 @@ from task_server.store.postgres.inserting import insert_fresh
 from task_server.store.postgres.known import columns, know_kinds, know_lanes
 from task_server.store.postgres.look import Looked, RanEmpty, environment_of
 from task_server.store.postgres.memory import Fresh, LaneFacts, Memory, Queued, Waiter
+from task_server.store.postgres.run_limits import fix_limits
 
 # A newer exchange elsewhere has another number; one that another server works on now is passed.
 _ROOMS = """
@@ -253,15 +254,23 @@ def _lease(task: Queued, waiter: Waiter, secret: bytes) -> tuple[int, int, bytes
 
 async def _hand_over(group: Group, taken: Sequence[Taken]) -> None:
     stored = await _take(group, [each for each in taken if not isinstance(each[0], Fresh)])
+    limits = await fix_limits(group, [task for task, *_ in taken])
+    plain: list[tuple[int, float]] = []
     for task, waiter, secret in taken:
         if isinstance(task, Fresh):
             identifier, payload = task.task.id, task.task.payload
         else:
             identifier, payload = stored[task.number]
         dealt = Dealt(task.number, identifier, task.kind, task.attempt + 1, secret, payload)
+        if limits:
+            dealt.limit = limits.get(task.number)
+        if waiter.facts.is_plain:
+            seconds = max(waiter.plain_seconds, dealt.plain_seconds)
+            plain.append((task.number, group.now + seconds))
         group.given.setdefault(waiter, []).append(dealt)
         group.load[task.kind.number] -= 1
-    await _write_plain_ends(group, taken)
+    if plain:
+        await group.execute(_PLAIN_ENDS, *columns(sorted(plain)))
 
 
 async def _take(group: Group, taken: Sequence[Taken]) -> dict[int, tuple[bytes, bytes]]:
@@ -280,14 +289,3 @@ async def _take(group: Group, taken: Sequence[Taken]) -> dict[int, tuple[bytes, 
         number: (identifier, payloads.get(number, b"") if payload is None else payload)
         for number, identifier, payload in found
     }
-
-
-async def _write_plain_ends(group: Group, taken: Sequence[Taken]) -> None:
-    rows = []
-    for task, waiter, _ in taken:
-        if waiter.facts.is_plain:
-            stated = task.kind.spec.timeout
-            seconds = max(waiter.plain_seconds, stated + 60.0 if stated else 0.0)
-            rows.append((task.number, group.now + seconds))
-    if rows:
-        await group.execute(_PLAIN_ENDS, *columns(sorted(rows)))

@@ -15,7 +15,7 @@ _TASK = (
     "SELECT t.number, t.id, b.id, k.spec, t.state, t.submitted_at, t.predicted, t.predicted_high,"
     " t.attempt, coalesce(x.generation, 0), w.name, t.started_at, t.ended_at, t.encoding,"
     " coalesce(t.outcome, p.data), t.usage, r.environment, r.state,"
-    " coalesce(x.pending, 0), r.error"
+    " coalesce(x.pending, 0), r.error, x.limit_seconds, x.limit_why"
     " FROM tasks t JOIN kinds k USING (kind) JOIN lanes l ON l.lane = t.lane"
     " JOIN environment_requests r USING (request)"
     " LEFT JOIN batches b ON b.batch = t.batch LEFT JOIN task_extras x ON x.number = t.number"

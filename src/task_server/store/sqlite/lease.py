@@ -11,6 +11,7 @@ from task_server.store.sqlite.change import LostUpdate
 from task_server.store.sqlite.group import Group, secrets
 from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import Queued, Running, Waiter
+from task_server.store.sqlite.run_limits import fix_limits
 from task_server.store.states import State
 
 _TAKE = (
@@ -134,14 +135,18 @@ def _read_payloads(group: Group, tasks: list[Queued]) -> None:
 
 def _hand_over(group: Group, taken: list[Taken]) -> list[Waiter]:
     given: dict[Waiter, list[Dealt]] = defaultdict(list)
+    limits = fix_limits(group, [task for task, *_ in taken])
     for task, waiter, secret in taken:
         session = waiter.session
         session.leases[task.number] = _running(group, task, session.number, secret)
-        given[waiter].append(
-            Dealt(task.number, task.id, task.kind, task.attempt + 1, secret, task.payload or b"")
+        dealt = Dealt(
+            task.number, task.id, task.kind, task.attempt + 1, secret, task.payload or b""
         )
+        if limits:
+            dealt.limit = limits.get(task.number)
+        given[waiter].append(dealt)
         if session.facts.is_plain:
-            _write_plain_end(group, task, waiter)
+            _write_plain_end(group, dealt, waiter)
     for kind, count in Counter(task.kind.number for task, *_ in taken).items():
         group.add_load(kind, -count)
     for waiter, tasks in given.items():
@@ -173,13 +178,12 @@ def _running(group: Group, task: Queued, reply: int, secret: bytes) -> Running:
     )
 
 
-def _write_plain_end(group: Group, task: Queued, waiter: Waiter) -> None:
-    stated = task.kind.spec.timeout
-    seconds = max(waiter.plain_seconds, stated + 60.0 if stated else 0.0)
+def _write_plain_end(group: Group, dealt: Dealt, waiter: Waiter) -> None:
+    seconds = max(waiter.plain_seconds, dealt.plain_seconds)
     group.connection.execute(
         "INSERT INTO task_extras (number, leased_until) VALUES (?, ?)"
         " ON CONFLICT (number) DO UPDATE SET leased_until = excluded.leased_until",
-        (task.number, group.now + seconds),
+        (dealt.number, group.now + seconds),
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from task_server.scheduling.lanes import Window
-from task_server.store.contract import Dealt, WorkerFacts
+from task_server.scheduling.timeouts import RunLimit
+from task_server.store.contract import AUTO, Dealt, WorkerFacts
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.memory import Memory, Running, Session
 from task_server.store.transitions import Policy
@@ -130,7 +131,8 @@ def _read_running(memory: Memory) -> None:
     rows = memory.connection.execute(
         "SELECT t.session, t.number, t.id, t.kind, t.attempt, t.secret, t.batch, t.position,"
         " t.submitted_at, t.started_at, t.reply, t.predicted, t.predicted_high,"
-        " ifnull(t.payload, p.data), ifnull(x.crashes, 0)"
+        " ifnull(t.payload, p.data), ifnull(x.crashes, 0), x.limit_seconds,"
+        " x.limit_why"
         " FROM tasks t LEFT JOIN payloads p ON p.number = t.number AND p.part = 0"
         " LEFT JOIN task_extras x ON x.number = t.number"
         " WHERE t.state = 2 ORDER BY t.reply, t.number"
@@ -138,7 +140,8 @@ def _read_running(memory: Memory) -> None:
     for row, number, task, kind_number, attempt, secret, *rest in rows:
         kind = memory.kind_numbered(kind_number)
         session = memory.sessions_by_row[row]
-        batch, position, submitted_at, started_at, reply, *estimate, payload, crashes = rest
+        batch, position, submitted_at, started_at, reply, *estimate = rest[:-4]
+        payload, crashes, *limit = rest[-4:]
         statistics = memory.statistics_of(kind)
         requires = memory.lanes[kind.lane].requires
         has_slot_alone = crashes or (requires is not None and requires.takes)
@@ -164,6 +167,8 @@ def _read_running(memory: Memory) -> None:
         )
         if reply > session.seen:
             dealt = Dealt(number, task, kind, attempt, secret, payload or b"")
+            if kind.spec.timeout == AUTO:
+                dealt.limit = RunLimit(*limit)
             session.unseen.append((reply, [dealt]))
         # Renewals, and with them the number, are written only now and then.
         session.number = max(session.number, reply)
