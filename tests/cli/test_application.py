@@ -112,6 +112,26 @@ def test_task_options_are_passed_on(use: Use) -> None:
     }
 
 
+def test_what_a_task_requires_is_passed_on(use: Use) -> None:
+    transport = use(a_server())
+
+    options = "--memory 2GiB --cpu 1.5 --gpu 1 --label rack=b --label os=x=y"
+    run(["submit", "m:f", *options.split()])
+    run(["submit", "m:f", "--memory", "1048576"])
+
+    first, second = transport.bodies("POST", "/v1/tasks")
+    labels = {"rack": "b", "os": "x=y"}
+    assert first["requires"] == {"memory": "2GiB", "cpu": 1.5, "gpu": 1, "labels": labels}
+    assert second["requires"] == {"memory": 1048576}
+
+
+def test_a_label_without_a_value_is_refused(use: Use, capsys: Out) -> None:
+    use(a_server())
+
+    assert run(["call", "m:f", "--label", "rack"]) == 2
+    assert "a label is NAME=VALUE" in capsys.readouterr().err
+
+
 def test_submit_prints_the_id(use: Use, capsys: Out) -> None:
     use(a_server())
 

@@ -14,6 +14,7 @@ import typer
 from task_server.cli.estimates import in_words
 from task_server.cli.exits import TASK_FAILED
 from task_server.cli.output import Format, Output, as_row, note, show_one
+from task_server.cli.resources import Cpu, Gpu, Labels, Memory, required
 from task_server.client import requests
 from task_server.client.batch import Answer
 from task_server.client.client import Client, RemoteFunction
@@ -84,6 +85,10 @@ def call(
     python: Python = None,
     requirements: Requirements = None,
     script: Script = None,
+    memory: Memory = None,
+    cpu: Cpu = None,
+    gpu: Gpu = None,
+    label: Labels = None,
     wait: Wait = None,
 ) -> None:
     """Call a function, wait, and print its answer as JSON.
@@ -93,6 +98,7 @@ def call(
     args, kwargs = _arguments(arguments, keywords)
     client = _client(timeout, retries, priority, finish_by, tag, python)
     client = client.options(**files(requirements, script))
+    client = client.options(**required(memory, cpu, gpu, label))
     remote = client.function(function, package=_named(package))
     future = remote.submit(*args, **kwargs)
     try:
@@ -122,6 +128,10 @@ def submit(
     python: Python = None,
     requirements: Requirements = None,
     script: Script = None,
+    memory: Memory = None,
+    cpu: Cpu = None,
+    gpu: Gpu = None,
+    label: Labels = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Submit a task and print its id.
@@ -131,6 +141,7 @@ def submit(
     args, kwargs = _arguments(arguments, keywords)
     client = _client(timeout, retries, priority, finish_by, tag, python)
     client = client.options(**files(requirements, script))
+    client = client.options(**required(memory, cpu, gpu, label))
     future = client.function(function, package=_named(package)).submit(*args, **kwargs)
     if output is Format.TABLE:
         print(future.id)
@@ -150,6 +161,10 @@ def map_file(
     python: Python = None,
     requirements: Requirements = None,
     script: Script = None,
+    memory: Memory = None,
+    cpu: Cpu = None,
+    gpu: Gpu = None,
+    label: Labels = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Call a function for each line of a file, and print the answers in order, one a line.
@@ -159,6 +174,7 @@ def map_file(
     """
     client = _client(timeout, retries, priority, finish_by, tag, python)
     client = client.options(**files(requirements, script))
+    client = client.options(**required(memory, cpu, gpu, label))
     calls = list(_calls(_lines(file)))
     batch = client.submit_all(function, calls, package=_named(package))
     failures = 0

@@ -10,6 +10,7 @@ import typer
 from task_server.cli.calls import Packages, Python, Requirements, Script, files
 from task_server.cli.exits import NOT_FINISHED, TASK_FAILED
 from task_server.cli.output import Format, Output, as_row, note, rows_of, show_one, show_rows
+from task_server.cli.resources import labels_in
 from task_server.client import requests
 from task_server.client.client import Client
 from task_server.client.environments import Preparation, WorkerState
@@ -87,7 +88,7 @@ def prepare(
         python=python,
         environment=environment,
         modules=module or (),
-        labels=_labels(label or ()),
+        labels=labels_in(label or ()),
         keep=keep,
     )
     status = _follow(preparation, wait)
@@ -118,14 +119,6 @@ def _follow(preparation: Preparation, wait: float | None) -> int:
 
 def _tell(worker: WorkerState) -> None:
     note(f"{worker.name}: {worker.state}")
-
-
-def _labels(texts: list[str] | tuple[()]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in texts]
-    wrong = next((text for text, pair in zip(texts, pairs, strict=True) if not pair[1]), None)
-    if wrong is not None:
-        raise typer.BadParameter(f"--label {wrong}: a label is NAME=VALUE")
-    return {name: value for name, _, value in pairs}
 
 
 @app.command()
