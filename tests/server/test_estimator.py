@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from task_server.server.estimator import process
-from task_server.server.upkeep import keep_model
+from task_server.server.upkeep import keep_model, refine
 from tests.server.asgi import App, application
 from tests.server.working import Worker, joined
 
@@ -132,6 +133,63 @@ async def test_a_batchs_eta_follows_what_runs(tmp_path: Path) -> None:
 
     assert outlived["counts"]["running"] == 2
     assert outlived["eta"]["p50"] > 20.0
+
+
+async def order_of(app: App) -> list[int]:
+    """The arguments of what waits, in the order in which it is to start."""
+    ((kind, count),) = await app.state.store.queued(None)
+    found = await app.state.store.waiting_in(kind.lane, (float("-inf"), 0.0, 0), count)
+    return [json.loads(b"{" + (each.call.payload or b"") + b"}")["args"][0] for each in found]
+
+
+async def ordered(app: App, wanted: list[int]) -> None:
+    """Wait until what waits stands in this order."""
+    while True:
+        if await order_of(app) == wanted:
+            return
+        await asyncio.sleep(0.1)
+
+
+async def test_what_waits_is_ordered_by_its_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refine, "LOOK_SECONDS", 0.05)
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app, slots=4)
+        await ran(app, worker, [1000, 30_000] * 15)
+        await learned(app, calls=30)
+
+        for size in (30_000, 1000, 30_000, 1000):
+            await app.ask("POST", "/v1/tasks", task(size))
+        await ordered(app, [1000, 1000, 30_000, 30_000])
+
+        (first, *_) = await worker.take(4)
+        await app.ask("POST", "/v1/tasks", [task(1000), task(30_000), task(1000)])
+        await ordered(app, [30_000, 1000, 1000])
+
+        view = (await app.ask("GET", f"/v1/tasks/{first['id']}")).json
+        assert view["estimate"]["p50"] == pytest.approx(1.0, rel=0.3)
+
+
+async def test_what_came_unknown_is_priced_once_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refine, "LOOK_SECONDS", 0.05)
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        told = (await app.ask("POST", "/v1/tasks", [task(5000)] * 20)).json
+        last = f"/v1/tasks/{told['ids'][-1]}"
+        assert not (await app.ask("GET", last)).json["estimate"]["known"]
+
+        for taken in await worker.take(2):
+            await worker.succeed(taken, seconds=5.0)
+        while True:
+            told = (await app.ask("GET", last)).json["estimate"]
+            if told["known"]:
+                break
+            await asyncio.sleep(0.1)
+
+        assert told["p50"] == pytest.approx(5.0, rel=0.5)
 
 
 async def test_what_the_client_says_of_a_pickle_is_learned_from(tmp_path: Path) -> None:

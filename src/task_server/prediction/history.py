@@ -23,6 +23,10 @@ CODES = 300
 WORKERS = 200
 """Workers that are told apart."""
 ENCODING_DECAY = 0.98
+ENOUGH_TO_JUDGE = 10
+LEAST_SPREAD = 0.2
+"""Log seconds by which calls have to differ for it to matter which is which."""
+TOLD_APART = 0.85
 RECENT = 50
 """Calls by whose errors a function's predictions are judged."""
 
@@ -85,6 +89,15 @@ class History:
         """exp of the mean size of the last errors; None: there was no prediction yet."""
         recent = self.errors[: self.size][self.ages() < RECENT]
         return float(np.exp(np.abs(recent).mean())) if len(recent) else None
+
+    def is_varied(self) -> bool:
+        """Whether predictions tell its calls apart: they miss by less than the median would."""
+        if self.calls < ENOUGH_TO_JUDGE:
+            return False
+        recent = self.ages() < RECENT
+        spread = float(np.abs(self.times[: self.size][recent] - self.median).mean())
+        missed = float(np.abs(self.errors[: self.size][recent]).mean())
+        return spread > LEAST_SPREAD and missed < TOLD_APART * spread
 
     # ---- looking up
 

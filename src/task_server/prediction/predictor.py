@@ -133,6 +133,11 @@ class Predictor:
         experts = self.functions.get(function)
         return None if experts is None else experts.history.error_factor()
 
+    def is_varied(self, function: str) -> bool:
+        """Whether its calls were told apart by more than their function."""
+        experts = self.functions.get(function)
+        return experts is not None and experts.history.is_varied()
+
     def slowness(self, worker: str) -> float:
         """How many times as long as on an average worker calls took on this one."""
         effect = self.effects.of_worker(worker)

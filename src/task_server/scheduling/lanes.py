@@ -82,9 +82,14 @@ class Window(Generic[C]):
 
     def remove(self, key: Key) -> None:
         """Forget a task that is no longer queued; nothing happens when it is not here."""
+        self.take(key)
+
+    def take(self, key: Key) -> C | None:
+        """Take a task out; None when it is not here."""
         index = bisect_left(self.entries, key, key=_key)
         if index < len(self.entries) and self.entries[index].key == key:
-            del self.entries[index]
+            return self.entries.pop(index)
+        return None
 
 
 class Lane(Generic[C]):

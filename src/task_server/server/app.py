@@ -46,6 +46,7 @@ from task_server.server.upkeep.learn import Teacher
 from task_server.server.upkeep.lock import Locker
 from task_server.server.upkeep.orders import keep_orders
 from task_server.server.upkeep.prune import Pruner
+from task_server.server.upkeep.refine import Refiner
 from task_server.server.upkeep.space import Space
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
@@ -168,6 +169,7 @@ async def running(
         asyncio.ensure_future(keep_orders(state)),
         asyncio.ensure_future(state.estimator.run()),
         asyncio.ensure_future(teacher.run()),
+        asyncio.ensure_future(Refiner(state, teacher).run()),
     ]
     try:
         yield state, Edge(state, ROUTES)

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec import Struct
+
 if TYPE_CHECKING:
-    from task_server.store.records.calls import OpenCall
+    from task_server.store.records.calls import OpenCall, WaitingCall
     from task_server.store.records.learning import EndedAttempt
     from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
+
+
+class NewPrice(Struct, frozen=True):
+    """A waiting task's run time as it is known now."""
+
+    number: int
+    attempt: int
+    """As it was read."""
+    predicted: float
+    """p50 in seconds; negative: a guess."""
+    predicted_high: float
+    """p90."""
 
 
 class LearningStore(Protocol):
@@ -36,6 +50,17 @@ class LearningStore(Protocol):
 
     async def running_calls(self, batch: int) -> list[OpenCall]:
         """The members of a batch that run."""
+
+    async def waiting_in(
+        self, lane: int, after: tuple[float, float, int], limit: int
+    ) -> list[WaitingCall]:
+        """The next waiting tasks of a lane, in their order, beyond a key."""
+
+    async def reprice(self, prices: Sequence[NewPrice]) -> int:
+        """Give waiting tasks other predictions, and the places that go with these.
+
+        How many: those that were leased or ended since they were read are left as they are.
+        """
 
     # ---- the model that is kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from task_server.store.records import calls, learning, models
-from task_server.store.records.calls import OpenCall
+from task_server.store.records.calls import OpenCall, WaitingCall
 from task_server.store.records.learning import EndedAttempt
 from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
 from task_server.store.records.sql import Lends
@@ -43,6 +43,12 @@ class Learning:
     async def running_calls(self: Lends, batch: int) -> list[OpenCall]:
         """See `Store.running_calls`."""
         return await self.read(lambda rows: calls.running_of(rows, batch))
+
+    async def waiting_in(
+        self: Lends, lane: int, after: tuple[float, float, int], limit: int
+    ) -> list[WaitingCall]:
+        """See `Store.waiting_in`."""
+        return await self.read(lambda rows: calls.waiting_in(rows, lane, after, limit))
 
     async def model_version(self: Lends) -> int:
         """See `Store.model_version`."""

@@ -20,6 +20,13 @@ def _store(words: str, *files: str) -> str:
 
 GUARDS = [
     _guard(
+        "reprice",
+        "a task gets the price of another attempt",
+        " AND t.attempt = w.attempt",
+        "",
+        _store("waits_again", "reprice"),
+    ),
+    _guard(
         "lease",
         "what a worker runs since long is forgotten",
         "        oldest[session] = min(oldest.get(session, first), first)\n",

@@ -10,6 +10,7 @@ _TESTS = {
     "sessions": "test_sessions.py test_held.py test_lease.py test_crashes.py test_restart.py",
     "sweep": "test_sweep.py test_crashes.py test_plain.py test_sessions.py",
     "restart": "test_restart.py",
+    "reprice": "test_reprice.py",
     "lease": "test_lease.py test_crashes.py test_plain.py",
     "connection": "sqlite/test_files.py",
     "groups": "sqlite/test_undo.py",
@@ -23,6 +24,17 @@ def _guard(file: str, name: str, text: str, without: str = "") -> Guard:
 
 
 GUARDS = [
+    _guard(
+        "reprice",
+        "a task gets the price of another attempt",
+        " and row.attempt == wanted[row.number].attempt",
+    ),
+    _guard(
+        "reprice",
+        "a task beyond the window is not seen to come first",
+        "        offer_row(group, row, crashes=row.crashes)\n        return\n",
+        "        return\n",
+    ),
     _guard(
         "submit",
         "another body passes for the same task",

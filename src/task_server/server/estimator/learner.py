@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import numpy as np
@@ -74,11 +74,15 @@ class Learner:
         began = time.process_time()
         for sample in request.samples:
             self._observe(sample)
-        calls = {
-            sample.known.function: self._predictor.calls(sample.known.name)
-            for sample in request.samples
-        }
-        return Learned(time.process_time() - began, calls)
+        names = {sample.known.function: sample.known.name for sample in request.samples}
+        return self._learned(names, time.process_time() - began)
+
+    def _learned(self, names: Mapping[int, str], cpu_seconds: float) -> Learned:
+        return Learned(
+            cpu_seconds,
+            {number: self._predictor.calls(name) for number, name in names.items()},
+            [number for number, name in names.items() if self._predictor.is_varied(name)],
+        )
 
     def _observe(self, sample: Sample) -> None:
         call = call_of(sample.known, sample.arguments, sample.worker)
@@ -89,6 +93,7 @@ class Learner:
         self._changed.add(call.function)
 
     def _tell(self, request: Ask) -> Told:
+        began = time.process_time()
         calls = [call_of(request.known[index], arguments) for index, arguments in request.calls]
         estimates = self._predictor.estimate(calls)
         total, eta = self._together(request, estimates, [call.function for call in calls])
@@ -98,6 +103,7 @@ class Learner:
             eta,
             [self._basis(known) for known in request.known],
             len(self._predictor.functions),
+            time.process_time() - began,
         )
 
     def _together(
@@ -132,14 +138,14 @@ class Learner:
         if request.shared is not None:
             with suppress(Unreadable):
                 load_shared(self._predictor, request.shared)
-        calls = {}
+        read = {}
         for number, name, state in request.functions:
             with suppress(Unreadable):
                 load_function(self._predictor, name, state)
                 self._numbers[name] = number
                 self._changed.discard(name)
-                calls[number] = self._predictor.calls(name)
-        return Learned(0.0, calls)
+                read[number] = name
+        return self._learned(read, 0.0)
 
     def _save(self) -> Saved:
         known = self._predictor.functions

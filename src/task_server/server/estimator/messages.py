@@ -57,6 +57,8 @@ class Learned(Struct, tag=True):
     cpu_seconds: float
     calls: dict[int, int]
     """Function -> how many of its calls were learned from by now, of those in the samples."""
+    varied: list[int]
+    """Those of them whose calls take longer or shorter by what they are called with."""
 
 
 Range = tuple[float, float, float]
@@ -112,6 +114,8 @@ class Told(Struct, tag=True):
     """One a function asked of."""
     functions: int
     """Of how many functions it has learned anything."""
+    cpu_seconds: float
+    """What the answer cost."""
 
 
 class Load(Struct, tag=True):

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from task_server.protocol.tasks import Quantiles
-from task_server.server.estimator.messages import Arguments, Ask, Known
+from task_server.server.estimator.messages import Ask
 from task_server.server.etas import Left
 from task_server.server.service import estimate, model
 from task_server.server.service.fleet import fleet_for
 from task_server.server.state import State
-from task_server.store.contract import Kind, KindSpec
+from task_server.store.contract import Kind
 from task_server.store.records.calls import OpenCall
 from task_server.store.rows import BatchRow
 
@@ -48,7 +48,7 @@ async def _work_out(
     waiting = [(kind, count - started[kind.number]) for kind, count in open_kinds]
     own = [estimate.pile_of(state, *each) for each in waiting]
     fleet = await fleet_for(state, own=own, waiting=waiting, running=running)
-    known, specs, told = await _as_asked(state, calls)
+    known, specs, told = await model.as_asked(state, calls)
     found = await model.ask_of(
         state,
         Ask(known, told, count=max(waits, len(calls)), in_order=row.in_order, fleet=fleet),
@@ -68,18 +68,3 @@ async def _sampled(state: State, row: BatchRow) -> list[OpenCall]:
         # Always the same: from one look to the next only what has ended makes a difference.
         positions = random.Random(row.batch).sample(range(row.total), LOOKED_AT)
     return model.sampled(await state.store.waiting_calls(row.batch, positions), SAMPLED_CALLS)
-
-
-async def _as_asked(
-    state: State, calls: Sequence[OpenCall]
-) -> tuple[list[Known], list[KindSpec], list[tuple[int, Arguments]]]:
-    """Calls as the estimator is asked of them: their functions, these functions' specs, calls."""
-    places: dict[int, int] = {}
-    known: list[Known] = []
-    specs: list[KindSpec] = []
-    for call in calls:
-        if call.kind not in places:
-            places[call.kind] = len(known)
-            known.append(await model.known_call(state, call))
-            specs.append(call.spec)
-    return known, specs, [(places[call.kind], model.arguments_of_call(call)) for call in calls]

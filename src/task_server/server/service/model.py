@@ -88,15 +88,24 @@ def arguments_of(task: Read) -> Arguments:
     return Arguments(task.payload if is_small else b"", task.size, task.features)
 
 
-async def known_call(state: State, call: OpenCall) -> Known:
-    """The function of a stored call."""
-    versions = await versions_of(state, call.spec, call.environment)
-    return Known(call.function, name_of(call.spec.function_key), versions)
-
-
-def arguments_of_call(call: OpenCall) -> Arguments:
-    """A stored call's arguments."""
-    return Arguments(call.payload or b"", call.size, call.features)
+async def as_asked(
+    state: State, calls: Sequence[OpenCall]
+) -> tuple[list[Known], list[KindSpec], list[tuple[int, Arguments]]]:
+    """Stored calls as the estimator is asked of them: functions, their specs, and calls."""
+    places: dict[int, int] = {}
+    known: list[Known] = []
+    specs: list[KindSpec] = []
+    for call in calls:
+        if call.kind not in places:
+            places[call.kind] = len(known)
+            versions = await versions_of(state, call.spec, call.environment)
+            known.append(Known(call.function, name_of(call.spec.function_key), versions))
+            specs.append(call.spec)
+    told = [
+        (places[call.kind], Arguments(call.payload or b"", call.size, call.features))
+        for call in calls
+    ]
+    return known, specs, told
 
 
 def name_of(key: FunctionKey) -> str:

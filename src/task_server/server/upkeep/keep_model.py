@@ -33,6 +33,8 @@ class ModelKeeper:
         """Server -> place of the last ended task that was learned from."""
         self.calls: dict[int, int] = {}
         """Function -> calls of it that were learned from, as far as was heard here."""
+        self.varied: set[int] = set()
+        """Functions whose arguments were seen to matter."""
         self.has_news = False
         """Something was learned since it was kept."""
 
@@ -43,6 +45,7 @@ class ModelKeeper:
         self._version = 0
         self._save_at = time.monotonic() + SAVE_SECONDS
         self.calls.clear()
+        self.varied.clear()
         return await self._load(is_first=True)
 
     async def follow(self) -> bool:
@@ -77,7 +80,13 @@ class ModelKeeper:
         if not isinstance(reply, Learned):
             return False
         self.calls.update(reply.calls)
+        self.note_varied(reply)
         return True
+
+    def note_varied(self, reply: Learned) -> None:
+        """Of which functions the arguments matter."""
+        self.varied.difference_update(reply.calls)
+        self.varied.update(reply.varied)
 
     # ---- from the estimator
 

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -67,6 +67,16 @@ class Teacher:
         self._saved_seconds = SAVED_SECONDS
         self._saved_at = time.monotonic()
         self._call_seconds = FIRST_SECONDS
+
+    @property
+    def varied(self) -> Collection[int]:
+        """Functions whose arguments were seen to matter, while this server teaches."""
+        is_taught = self._led and self._start == self._state.estimator.starts
+        return self._keeper.varied if is_taught else ()
+
+    def calls(self, function: int) -> int:
+        """How many calls of a function were learned from."""
+        return self._keeper.calls.get(function, 0)
 
     def hear(self, ended: Sequence[Ended]) -> None:
         """Tasks have ended."""
@@ -196,6 +206,7 @@ class Teacher:
         if not isinstance(reply, Learned):
             return False
         self._keeper.has_news = True
+        self._keeper.note_varied(reply)
         # By attempts, not by what was learned of them: a function that always fails ages too.
         for function, count in Counter(each.function for each in attempts).items():
             self._keeper.calls[function] = self._keeper.calls.get(function, 0) + count

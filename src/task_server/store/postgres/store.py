@@ -26,6 +26,7 @@ from task_server.store.contract import (
     JoinRequest,
     Submission,
 )
+from task_server.store.contract_learning import NewPrice
 from task_server.store.group_commit import LoopGroupCommit, Operation
 from task_server.store.postgres import cancel as cancels
 from task_server.store.postgres import sweep as sweeps
@@ -40,6 +41,7 @@ from task_server.store.postgres.loading import load, places
 from task_server.store.postgres.memory import Memory, Parking
 from task_server.store.postgres.migrate import newest_version
 from task_server.store.postgres.news import News
+from task_server.store.postgres.reprice import reprice
 from task_server.store.postgres.requests import ask_for_lock
 from task_server.store.postgres.servers import Servers
 from task_server.store.postgres.snapshots import Snapshots
@@ -248,6 +250,10 @@ class PostgresStore(Groups, Following, Snapshots, Upkeep, Reads):
     async def retry(self, owner: int | None, ids: Sequence[bytes]) -> list[int]:
         """See `Store.retry`."""
         return await self._do(lambda group: cancels.retry(group, owner, ids))
+
+    async def reprice(self, prices: Sequence[NewPrice]) -> int:
+        """See `Store.reprice`."""
+        return await self._do(lambda group: reprice(group, prices))
 
     async def expire(self) -> None:
         """See `Store.expire`."""

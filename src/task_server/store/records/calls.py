@@ -18,12 +18,13 @@ _COLUMNS = (
     f" CASE WHEN length(a.data) <= {ARGUMENTS_BYTES} THEN a.data END),"
     " coalesce(length(t.payload), length(a.data)), f.data, r.environment"
 )
-_OPEN = (
-    f"SELECT {_COLUMNS} FROM tasks t JOIN kinds k USING (kind) JOIN lanes l ON l.lane = t.lane"
+_FROM = (
+    " FROM tasks t JOIN kinds k USING (kind) JOIN lanes l ON l.lane = t.lane"
     " JOIN environment_requests r USING (request)"
     " LEFT JOIN payloads a ON a.number = t.number AND a.part = 0 AND t.payload IS NULL"
     " LEFT JOIN payloads f ON f.number = t.number AND f.part = 2"
 )
+_OPEN = f"SELECT {_COLUMNS}{_FROM}"
 
 
 class OpenCall(Struct, frozen=True):
@@ -45,6 +46,29 @@ class OpenCall(Struct, frozen=True):
     """Bytes of the arguments."""
     features: bytes | None
     environment: str | None
+
+
+class WaitingCall(Struct, frozen=True):
+    """A task that waits, and its place in its lane."""
+
+    call: OpenCall
+    key: tuple[float, float, int]
+    """due_at, tie, number."""
+
+
+async def waiting_in(
+    rows: Rows, lane: int, after: tuple[float, float, int], limit: int
+) -> list[WaitingCall]:
+    """The next waiting tasks of a lane, in their order, beyond a key."""
+    found = await rows.fetch(
+        f"SELECT {_COLUMNS}, t.due_at, t.tie {_FROM}"
+        " WHERE t.state = 0 AND t.lane = ? AND (t.due_at, t.tie, t.number) > (?, ?, ?)"
+        " ORDER BY t.due_at, t.tie, t.number LIMIT ?",
+        lane,
+        *after,
+        limit,
+    )
+    return [WaitingCall(_call(*row), (due_at, tie, row[0])) for *row, due_at, tie in found]
 
 
 async def waiting_at(rows: Rows, batch: int, positions: Collection[int]) -> list[OpenCall]:

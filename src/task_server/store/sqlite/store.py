@@ -28,6 +28,7 @@ from task_server.store.contract import (
     JoinRequest,
     Submission,
 )
+from task_server.store.contract_learning import NewPrice
 from task_server.store.group_commit import GroupCommit, Operation
 from task_server.store.reading import Reads
 from task_server.store.records.sql import Work, finish_now
@@ -46,6 +47,7 @@ from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.groups import BROKEN, Groups
 from task_server.store.sqlite.log_bound import LogBound
 from task_server.store.sqlite.migrate import newest_version, version_of
+from task_server.store.sqlite.reprice import reprice
 from task_server.store.sqlite.restart import extend_leases, follow_clock
 from task_server.store.sqlite.restored import begin_anew, is_restored
 from task_server.store.sqlite.rows import SqliteRows
@@ -205,6 +207,10 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
     async def retry(self, owner: int | None, ids: Sequence[bytes]) -> list[int]:
         """See `Store.retry`."""
         return await self._do(lambda group: [cancels.retry(group, owner, task) for task in ids])
+
+    async def reprice(self, prices: Sequence[NewPrice]) -> int:
+        """See `Store.reprice`."""
+        return await self._do(lambda group: reprice(group, prices), rows=len(prices))
 
     async def expire(self) -> None:
         """See `Store.expire`."""
