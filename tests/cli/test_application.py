@@ -520,3 +520,26 @@ def test_explain_says_it_in_a_sentence_and_then_why(use: Use, capsys: Out) -> No
     assert printed.startswith(f"{summary}\n- 3 workers have not 16 GiB free\n")
     assert '"code": "free_memory"' in printed
     assert {request.path for request in transport.requests} == {f"/v1/tasks/{ID}/explain"}
+
+
+def test_functions_show_says_what_made_it_slower(use: Use, capsys: Out) -> None:
+    old: dict[str, Any] = {"environment": "a" * 64, "changed": {}, "slower": None, "drift": 5.0}
+    changed = {"numpy": ["2.3", "2.4"], "gone": ["1.0", None]}
+    new = {"environment": "b" * 64, "changed": changed, "slower": 2.31, "drift": 0.5}
+    scaling = [
+        {"feature": "0", "factor": 950.0, "exponent": 1.98, "least": 10.0, "most": 400.0},
+        {"feature": "kind", "factor": 3.0, "exponent": None, "least": None, "most": None},
+        {"feature": "1 length", "factor": 2.0, "exponent": 0.5, "least": 1.0, "most": 9.0},
+    ]
+    told = {"function": "m:f", "calls": 9, "environments": [old, new], "scaling": scaling}
+    use(lambda request: reply(200, told))
+
+    assert run(["functions", "show", "m:f"]) == 0
+
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "2.3x slower since gone went, numpy 2.4",
+        "2x faster of late, in the same environment",
+        "up to 9.5e+02 times by argument 1: power 2 (seen 10 to 400)",
+        "up to 3 times by kind",
+        "up to 2 times by argument 2, its length: power 0.5 (seen 1 to 9)",
+    ]

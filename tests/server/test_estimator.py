@@ -295,3 +295,29 @@ async def test_odd_features_are_refused(tmp_path: Path, features: object) -> Non
         for body in (task(1, features=features), [task(1, features=features)]):
             reply = await app.refused(422, "POST", "/v1/tasks", body)
             assert "features" in reply.body.decode()
+
+
+async def test_a_function_shows_what_its_time_depends_on(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        await ran(app, worker, [10, 2000, 50, 400, 100, 1000, 20, 200] * 3)
+        await learned(app, calls=24)
+
+        told = (await app.ask("GET", "/v1/functions/math:factorial")).json
+
+    (scaling,) = told["scaling"]
+    assert scaling["feature"] == "0" and scaling["exponent"] == pytest.approx(1.0, abs=0.15)
+    assert scaling["factor"] == pytest.approx(200, rel=0.5)
+    assert (scaling["least"], scaling["most"]) == pytest.approx((10, 2000), rel=0.05)
+
+
+async def test_without_the_model_a_function_shows_the_rest(tmp_path: Path) -> None:
+    async with application(tmp_path, model="off") as app:
+        worker = await joined(app)
+        await ran(app, worker, [10])
+
+        told = (await app.ask("GET", "/v1/functions/math:factorial")).json
+
+    assert told["scaling"] is None and told["drift"] is None
+    (stay,) = told["environments"]
+    assert stay["calls"] == 1 and stay["python"] == "3.11" and stay["changed"] == {}

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from task_server.cli.changes import changes, dependences
 from task_server.cli.output import Format, Output, note, rows_of, show_one, show_rows
 from task_server.client import requests
 from task_server.client.client import Client
@@ -31,9 +32,16 @@ def show(
     function: Annotated[str, typer.Argument(metavar="FUNCTION", help="module:qualname.")],
     output: Output = Format.TABLE,
 ) -> None:
-    """Show the statistics of one function."""
+    """Show what is known of one function, and why it takes as long as it does."""
     body = Client().session.send(requests.read_function(function)).body
-    show_one(msgspec.json.decode(body, type=dict[str, object]), output)
+    told = msgspec.json.decode(body, type=dict[str, Any])
+    if output is not Format.TABLE:
+        show_one(told, output)
+        return
+    stays, scaling = told.pop("environments", []), told.pop("scaling", None) or []
+    show_one(told, output)
+    for line in [*changes(stays), *dependences(scaling)]:
+        print(line)
 
 
 @app.command()

@@ -73,6 +73,11 @@ class Spread(Struct, frozen=True):
         return self.total / max(self.calls, 1)
 
     @property
+    def typical(self) -> float:
+        """Geometric mean of the seconds."""
+        return math.exp(self.mean)
+
+    @property
     def square_error(self) -> float:
         """Of the mean."""
         calls = max(self.calls, 1)

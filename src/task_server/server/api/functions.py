@@ -7,6 +7,7 @@ from task_server.scheduling import accuracy as judging
 from task_server.scheduling.statistics import Statistics
 from task_server.server.http import Call, Reply, encode
 from task_server.server.routing import USER, Route
+from task_server.server.service import changes
 from task_server.server.state import State
 from task_server.store.contract import FunctionKey
 
@@ -23,9 +24,17 @@ async def listed(state: State, call: Call) -> Reply:
 
 
 async def get(state: State, call: Call) -> Reply:
-    """Statistics of one function, by its number or its name."""
+    """All that is known of one function, by its number or its name."""
     call.query()
-    return Reply(encode(_shown(*_find(state, call))))
+    key, known = _find(state, call)
+    environments = await changes.by_environment(state, known)
+    told = {
+        **_shown(key, known),
+        "environments": environments,
+        "drift": environments[-1].drift if environments else None,
+        "scaling": await changes.scaling(state, key),
+    }
+    return Reply(encode(told))
 
 
 async def accuracy(state: State, call: Call) -> Reply:

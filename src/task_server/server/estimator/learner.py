@@ -9,6 +9,7 @@ from contextlib import suppress
 import numpy as np
 
 from task_server.prediction import fleet as fleets
+from task_server.prediction.explain import influences
 from task_server.prediction.fleet import drawn, left_of_own, makespans
 from task_server.prediction.history import Floats
 from task_server.prediction.intervals import LEVELS
@@ -25,7 +26,10 @@ from task_server.server.estimator.arguments import call_of
 from task_server.server.estimator.messages import (
     Ask,
     Basis,
+    Explain,
+    Explained,
     Fleet,
+    Influence,
     Known,
     Learn,
     Learned,
@@ -65,6 +69,8 @@ class Learner:
                 return self._learn(request)
             case Ask():
                 return self._tell(request)
+            case Explain():
+                return self._explain(request)
             case Load():
                 return self._load(request)
             case Save():
@@ -128,6 +134,16 @@ class Learner:
             self._predictor.slowness(worker) for worker, slots in told.slots for _ in range(slots)
         ]
         return fleets.Fleet(factors[:MAXIMUM_SLOTS], told.running, told.own, told.ahead)
+
+    def _explain(self, request: Explain) -> Explained:
+        experts = self._predictor.functions.get(request.name)
+        if experts is None:
+            return Explained(0, [])
+        found = influences(experts.history)
+        return Explained(
+            experts.history.calls,
+            [Influence(i.feature, i.factor, i.exponent, i.least, i.most) for i in found],
+        )
 
     # ---- keeping what was learned
 

@@ -118,6 +118,33 @@ class Told(Struct, tag=True):
     """What the answer cost."""
 
 
+class Explain(Struct, tag=True):
+    """What does a function's run time depend on?"""
+
+    name: str
+    """As `Known` has it."""
+
+
+class Influence(Struct, array_like=True, frozen=True):
+    """One feature of its calls."""
+
+    feature: str
+    factor: float
+    """Between the calls of least and of most time that it makes."""
+    exponent: float | None
+    """Time grows as (1 + number) to this power; None: a category."""
+    least: float | None
+    most: float | None
+
+
+class Explained(Struct, tag=True):
+    """The answer to an `Explain`, the strongest first."""
+
+    calls: int
+    """That were learned from."""
+    influences: list[Influence]
+
+
 class Load(Struct, tag=True):
     """Take back what was saved."""
 
@@ -149,8 +176,8 @@ class Failed(Struct, tag=True):
     message: str
 
 
-Request = Learn | Ask | Load | Save
-Reply = Learned | Told | Saved | Failed
+Request = Learn | Ask | Explain | Load | Save
+Reply = Learned | Told | Explained | Saved | Failed
 
 _encode = msgspec.msgpack.Encoder().encode
 _requests = msgspec.msgpack.Decoder(tuple[int, Request])
