@@ -63,8 +63,8 @@ check: install  ## check format, lint, types and imports
 mutants: install  ## take out each guard of delivery: its tests must fail
 	@$(BIN)/python -m tests.mutations.check
 
-bench: install  ## measure throughput, latency and prediction
-	@$(BIN)/python -m bench
+bench: install  ## measure beside a ProcessPoolExecutor (OPTIONS="--quick --database sqlite")
+	@$(BIN)/python -m bench $(OPTIONS)
 
 # What takes a few minutes of all tests, for longer: 200 kills on each store in an hour.
 SOAK_MINUTES = 60

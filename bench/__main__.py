@@ -1,4 +1,13 @@
-"""`python -m bench`: throughput and latency beside a ProcessPoolExecutor in the same run."""
+"""`make bench`: throughput and latency beside a ProcessPoolExecutor in the same rounds.
+
+    python -m bench [--quick] [--only NAME] [--rounds 3] [--long] [--json FILE]
+        [--database sqlite|postgresql] [--servers 1|2] [--data DIR]
+    python -m bench --peers celery,ray,dask,huey,saq
+
+Ratios are to ProcessPoolExecutor(2), measured just before each scenario in each round: the best of
+all rounds to the best of all rounds. Columns at the right: microseconds of processor time a task,
+by process. "must" and "goal" are ratios where there is one, else values in the figure's unit.
+"""
 
 from __future__ import annotations
 
@@ -14,110 +23,186 @@ import msgspec
 from msgspec import Struct
 from rich.console import Console
 
-from bench.bed import Bed, bed
-from bench.figures import Figure, Result, best_of, table
-from bench.processors import Shares, shares
-from bench.reference import PROCESSES, measure, reference
-from bench.scenarios import FULL, QUICK, SCENARIOS, Size, fill_cache, names, new_environments
+from bench.bed import Bed, Place, bed, places
+from bench.figures import Measured, Result, best_of
+from bench.once import ONCE
+from bench.peers import comparison
+from bench.peers.catalogue import PEERS
+from bench.peers.comparison import Row
+from bench.processors import used
+from bench.reference import PROCESSES, reference
+from bench.scenarios import SCENARIOS
+from bench.sizes import FULL, QUICK, Size
+from bench.tables import peers_table, table
+from bench.targets import TARGETS, DatabaseKind, Target
 from task_server.machine import available_cpus
 
+WIDTH = 150
 
-class Report(Struct, frozen=True):
+
+class Section(Struct, frozen=True):
+    """What was measured in one place."""
+
+    place: str
+    results: list[Result]
+
+
+class Report(Struct):
     """All of a run, as the JSON file has it."""
 
     at: str
     python: str
     processors: int
     rounds: int
-    results: list[Result]
-    microseconds_per_task: Shares | None
+    sections: list[Section] = []
+    peers: list[Row] = []
+
+
+class Asked(Struct):
+    """The command line."""
+
+    quick: bool
+    long: bool
+    rounds: int
+    only: list[str]
+    database: list[DatabaseKind]
+    servers: list[int]
+    peers: list[str]
+    data: Path | None
+    json: Path | None
+
+    @property
+    def size(self) -> Size:
+        """How much of everything."""
+        return QUICK if self.quick else FULL
+
+    def takes(self, name: str) -> bool:
+        """Whether something is to be measured."""
+        if self.only:
+            return name in self.only
+        once = ONCE.get(name)
+        if once is None:
+            return True
+        return self.long if once.is_long else not (self.quick and once.needs_index)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, show, write; the exit status."""
     asked = _asked(arguments)
-    console = Console() if sys.stdout.isatty() else Console(width=110)
-    size = QUICK if asked.quick else FULL
-    rounds = _rounds(asked, size, console)
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console.print(
+        f"{available_cpus()} processors, best of {asked.rounds} rounds, no-ops; ratios are to"
+        f" ProcessPoolExecutor({PROCESSES}) in the same rounds; at the right us of processor time"
+        " a task."
+    )
     report = Report(
         at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         python=platform.python_version(),
         processors=available_cpus(),
         rounds=asked.rounds,
-        results=best_of(rounds.figures),
-        microseconds_per_task=rounds.shares,
     )
-    _show(report, console)
-    if asked.json is not None:
-        asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    if asked.peers:
+        _compare(asked, report, console)
+    else:
+        _measure_all(asked, report, console)
     return 0
 
 
-class _Asked(Struct):
-    quick: bool
-    rounds: int
-    only: list[str]
-    data: Path | None
-    json: Path | None
+def _compare(asked: Asked, report: Report, console: Console) -> None:
+    report.peers = comparison.compare(
+        asked.peers,
+        rounds=asked.rounds,
+        amounts=comparison.QUICK if asked.quick else comparison.FULL,
+        parent=asked.data,
+        tell=_tell,
+    )
+    console.print(peers_table(report.peers))
+    _write(asked, report)
 
 
-class _Rounds(Struct):
-    figures: list[list[Figure]]
-    shares: Shares | None = None
+def _measure_all(asked: Asked, report: Report, console: Console) -> None:
+    with reference() as pool:
+        for place in places(asked.database or ["sqlite", "postgresql"], asked.servers or [1, 2]):
+            results = _measure(asked, pool, place)
+            console.print(table(results, place.name))
+            report.sections.append(Section(place.name, results))
+            _write(asked, report)
 
 
-def _asked(arguments: Sequence[str]) -> _Asked:
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="short rounds, no new environments")
+def _asked(arguments: Sequence[str]) -> Asked:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="short rounds, no package index")
+    parser.add_argument("--long", action="store_true", help="also what takes many minutes")
     parser.add_argument("--rounds", type=int, default=3, help="the best of these is reported")
     parser.add_argument(
-        "--only", action="append", default=[], choices=list(SCENARIOS), help="may be repeated"
+        "--only", action="append", default=[], choices=[*SCENARIOS, *ONCE], help="may be repeated"
+    )
+    for option, kind, choices in (
+        ("--database", str, ["sqlite", "postgresql"]),
+        ("--servers", int, [1, 2]),
+    ):
+        told = "may be repeated; default: all"
+        parser.add_argument(
+            option, action="append", default=[], type=kind, choices=choices, help=told
+        )
+    parser.add_argument(
+        "--peers", type=_peers, default=[], help=f"compare with these: {','.join(PEERS)}"
     )
     parser.add_argument("--data", type=Path, help="where data directories are made (default: /tmp)")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    return msgspec.convert(vars(parser.parse_args(arguments)), _Asked)
+    return msgspec.convert(vars(parser.parse_args(arguments)), Asked)
 
 
-def _rounds(asked: _Asked, size: Size, console: Console) -> _Rounds:
-    rounds = _Rounds([])
-    needs_packages = not (asked.quick or asked.only)
-    if needs_packages:
-        with console.status("filling uv's cache"), bed(asked.data) as first:
-            fill_cache(first)
-    with reference() as pool, bed(asked.data) as place:
-        for number in range(asked.rounds):
-            with console.status(f"round {number + 1} of {asked.rounds}"):
-                rounds.figures.append(_round(pool, place, names(asked.only), size))
-        if "batch-1000" in names(asked.only):
-            with console.status("processor time"):
-                rounds.shares = shares(place, 4 * size.batches)
-        if needs_packages:
-            with console.status("new environments"):
-                rounds.figures.append(new_environments(place))
-    return rounds
+def _peers(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names) - PEERS.keys():
+        raise argparse.ArgumentTypeError(f"no peer {sorted(unknown)}; there are {', '.join(PEERS)}")
+    return names
 
 
-def _round(
-    pool: ProcessPoolExecutor, place: Bed, chosen: Sequence[str], size: Size
-) -> list[Figure]:
-    figures = measure(pool, tasks=5000, calls=size.calls)
-    for name in chosen:
-        figures += SCENARIOS[name](place, size)
-    return figures
+def _measure(asked: Asked, pool: ProcessPoolExecutor, place: Place) -> list[Result]:
+    rounds: list[list[Measured]] = []
+    names = [name for name in SCENARIOS if asked.takes(name)]
+    if names:
+        with bed(place, asked.data) as made:
+            for number in range(asked.rounds):
+                _tell(f"{place.name}: round {number + 1} of {asked.rounds}")
+                rounds.append(_round(pool, made, names, asked.size))
+    for name, once in ONCE.items():
+        if asked.takes(name):
+            _tell(f"{place.name}: {name}")
+            figures = once.measure(place, asked.data, asked.size)
+            rounds.append([Measured(figure) for figure in figures])
+    return best_of(rounds, _targets(place))
 
 
-def _show(report: Report, console: Console) -> None:
-    console.print(
-        f"Best of {report.rounds} rounds on {report.processors} processors, no-ops; the reference"
-        f" is ProcessPoolExecutor({PROCESSES}) in the same rounds."
-    )
-    console.print(table(report.results))
-    spent = report.microseconds_per_task
-    if spent is not None:
-        console.print(
-            f"Processor time of a task in a batch of 1000: server {spent.server:.0f} us, agent"
-            f" {spent.agent:.0f}, runners {spent.runners:.0f}, client {spent.client:.0f}"
-        )
+def _round(pool: ProcessPoolExecutor, bed: Bed, names: Sequence[str], size: Size) -> list[Measured]:
+    found = []
+    for name in names:
+        scenario = SCENARIOS[name]
+        beside = scenario.reference(pool, size)
+        before = used(bed)
+        done = scenario.measure(bed, size)
+        shares = used(bed).since(before).of_each(done.tasks)
+        found += [Measured(figure, beside, shares) for figure in done.figures]
+    return found
+
+
+def _tell(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr)
+
+
+def _targets(place: Place) -> dict[str, Target]:
+    return TARGETS[place.database] if place.servers == 1 else {}
+
+
+def _write(asked: Asked, report: Report) -> None:
+    if asked.json is not None:
+        asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
 
 
 if __name__ == "__main__":

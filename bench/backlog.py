@@ -1,6 +1,6 @@
 """A long queue beside an empty one, in turn: the ratio is due to the queue alone.
 
-    python -m bench.backlog [--store sqlite|postgres] [--rows 1000000] [--rounds 20]
+    python -m bench.backlog [--database sqlite|postgresql] [--rows 1000000] [--rounds 20]
         [--spread] [--http | --no-analyze | --old-snapshot SECONDS | --restart]
 
 Life cycles of tasks, a thousand in a round. PostgreSQL is a cluster of its own, with its defaults.
@@ -24,11 +24,13 @@ from pathlib import Path
 from statistics import median
 from typing import Literal
 
-from bench.bed import Server
+from bench.bed import Place, Server
 from bench.databases import Database, databases
+from bench.figures import Figure
 from bench.http import Connection
 from bench.http_line import HttpLine
 from bench.line import Line, Rates
+from bench.sizes import Size
 from task_server.server.administration import create_token
 from task_server.store.contract import Store
 from task_server.store.opening import open_store
@@ -36,6 +38,7 @@ from task_server.store.opening import open_store
 KINDS: tuple[Literal["user", "worker"], ...] = ("user", "worker")
 PHASES = ("submit", "lease", "finish", "cycle")
 ROWS = 1_000_000
+ROUNDS = 20
 UNANALYZED_ROWS = 200_000
 SNAPSHOT_ROWS = 10_000
 
@@ -93,11 +96,39 @@ async def _measure(asked: argparse.Namespace, one: Database, other: Database) ->
         await _measure_queue(asked, one, other)
 
 
-async def _measure_queue(asked: argparse.Namespace, long: Database, empty: Database) -> None:
-    await _fill(long, asked.rows)
+def queued_million(place: Place, parent: Path | None, size: Size) -> list[Figure]:
+    """Whole cycles through servers, with a long queue against none, in turn."""
+    return [
+        Figure("1,000,000 queued, submit order", _against_empty(place, parent, False), "x"),
+        Figure("1,000,000 queued, estimates spread", _against_empty(place, parent, True), "x"),
+    ]
+
+
+def _against_empty(place: Place, parent: Path | None, is_spread: bool) -> float:
+    with databases(place.database, "one", "other", parent=parent) as pair:
+        asyncio.run(_queue(*pair, rows=ROWS, is_spread=is_spread))
+        _, rates = asyncio.run(_http_rounds(pair, until=lambda made: made >= ROUNDS))
+    long, empty = (median(each.cycle for each in found) for found in rates)
+    return long / empty
+
+
+async def _queue(long: Database, empty: Database, *, rows: int, is_spread: bool) -> None:
+    await _fill(long, rows)
     await _fill(empty, 0)
-    if asked.spread:
+    if is_spread:
         long.spread()
+
+
+async def _http_rounds(
+    pair: Sequence[Database], *, until: Callable[[int], bool]
+) -> tuple[list[HttpLine], tuple[list[Rates], list[Rates]]]:
+    with ExitStack() as stack:
+        lines = [stack.enter_context(_served(each)) for each in pair]
+        return lines, await _rounds_of(lines, until=until)
+
+
+async def _measure_queue(asked: argparse.Namespace, long: Database, empty: Database) -> None:
+    await _queue(long, empty, rows=asked.rows, is_spread=asked.spread)
     names = (f"{asked.rows:,} queued", "none")
     if asked.http:
         await _measure_http(asked, (long, empty), names)
@@ -109,9 +140,7 @@ async def _measure_queue(asked: argparse.Namespace, long: Database, empty: Datab
 async def _measure_http(
     asked: argparse.Namespace, pair: Sequence[Database], names: Sequence[str]
 ) -> None:
-    with ExitStack() as stack:
-        lines = [stack.enter_context(_served(each)) for each in pair]
-        rates = await _rounds_of(lines, until=lambda made: made >= asked.rounds)
+    lines, rates = await _http_rounds(pair, until=lambda made: made >= asked.rounds)
     _tell(*rates, *names)
     for line, name in zip(lines, names, strict=True):
         waits = sorted(line.single_leases)
@@ -181,14 +210,14 @@ def _asked(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench.backlog", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--store", choices=("sqlite", "postgres"), default="sqlite")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument(
         "--rows",
         type=int,
         help=f"default {ROWS:,}; {UNANALYZED_ROWS:,} with --no-analyze,"
         f" {SNAPSHOT_ROWS:,} with --old-snapshot",
     )
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--data", type=Path, help="where databases are made (default: /tmp)")
     only = parser.add_mutually_exclusive_group()
     parser.add_argument("--spread", action="store_true")
@@ -197,8 +226,8 @@ def _asked(arguments: Sequence[str]) -> argparse.Namespace:
     only.add_argument("--old-snapshot", type=float, metavar="SECONDS")
     only.add_argument("--restart", action="store_true")
     asked = parser.parse_args(arguments)
-    if asked.no_analyze and asked.store != "postgres":
-        parser.error("--no-analyze is for --store postgres: nothing analyzes tables in SQLite")
+    if asked.no_analyze and asked.database != "postgresql":
+        parser.error("--no-analyze is for --database postgresql: nothing analyzes tables in SQLite")
     if asked.rows is None:
         asked.rows = _default_rows(asked)
     return asked
@@ -214,7 +243,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and print."""
     asked = _asked(arguments)
     settings = ("autovacuum=off",) if asked.no_analyze else ()
-    with databases(asked.store, "one", "other", settings=settings, parent=asked.data) as pair:
+    with databases(asked.database, "one", "other", settings=settings, parent=asked.data) as pair:
         asyncio.run(_measure(asked, *pair))
     return 0
 

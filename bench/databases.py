@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import asyncpg
 
+from bench.targets import DatabaseKind
 from task_server.store.opening import sqlite_path
 from tests.postgres import Cluster, cluster
 
@@ -23,6 +24,8 @@ class Database(Protocol):
     """One database; nobody uses it while `spread` works."""
 
     url: str
+    processes: list[int]
+    """Ids of its own processes that have children; none where servers do its work."""
 
     def spread(self) -> None:
         """Give each task a due time of its own."""
@@ -36,6 +39,7 @@ class SqliteDatabase:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self.processes: list[int] = []
 
     def spread(self) -> None:
         """Give each task a due time of its own."""
@@ -60,7 +64,9 @@ class PostgresDatabase:
     """A database of a cluster."""
 
     def __init__(self, cluster: Cluster, name: str) -> None:
+        assert cluster.process is not None
         self.url = cluster.url(name)
+        self.processes = [cluster.process.pid]
         self._cluster, self._name = cluster, name
 
     def spread(self) -> None:
@@ -82,7 +88,7 @@ class PostgresDatabase:
 
 @contextmanager
 def databases(
-    store: Literal["sqlite", "postgres"],
+    kind: DatabaseKind,
     *names: str,
     settings: Sequence[str] = (),
     parent: Path | None = None,
@@ -90,7 +96,7 @@ def databases(
     """Empty databases that are removed when the block ends; `settings` of PostgreSQL."""
     with tempfile.TemporaryDirectory(prefix="task-server-bench-", dir=parent) as made:
         folder = Path(made)
-        if store == "sqlite":
+        if kind == "sqlite":
             yield [SqliteDatabase(f"sqlite:///{folder / name}.db") for name in names]
             return
         folder.chmod(0o711)  # root's PostgreSQL works for another user

@@ -116,7 +116,7 @@ class Course:
     @property
     def folder(self) -> Path:
         """Where the worker has its environments."""
-        return self._bed.folder / "worker" / "environments"
+        return self._bed.folder / "worker-0" / "environments"
 
     def size(self) -> int:
         """Bytes on disk of all environments with their byte code; what is shared counts once."""
@@ -129,7 +129,7 @@ class Course:
 
     def built(self) -> int:
         """How many environments the worker says it built so far."""
-        return (self._bed.folder / "log").read_text().count(" built environment ")
+        return (self._bed.folder / "worker-0.log").read_text().count(" built environment ")
 
     def at_once(self, body: Body, calls: int) -> None:
         """Make the same call on many connections at once."""
@@ -157,7 +157,7 @@ def _wait(is_so: Callable[[], bool], otherwise: str) -> None:
 
 def fill_cache(parent: Path | None, rounds: int) -> None:
     """Let uv fetch all that is measured, for a worker that nobody uses afterwards."""
-    with bed(parent) as place:
+    with bed(parent=parent) as place:
         course = Course(place)
         for version in HUMANIZE[: rounds + 1]:
             course.call(humanize(version))
@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     fill_cache(asked.data, asked.rounds)
     versions = HUMANIZE[: asked.rounds + 1]
-    with bed(asked.data) as place:
+    with bed(parent=asked.data) as place:
         course = Course(place)
         lines = small(course, versions[1:])
         lines += together(course, versions[0])

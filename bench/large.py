@@ -12,11 +12,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
-import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +25,8 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from bench.bed import COMMAND, READY
+from bench.bed import Server
+from bench.memory import peak_rss_mb
 from task_server.client.client import Client
 from task_server.server.administration import create_token
 from task_server.settings import database_url_in
@@ -37,7 +35,6 @@ MIB = 2**20
 STAND_STILL_SECONDS = 2.0
 """How long all replies stand open and nobody reads on: what is sent too early piles up then."""
 LEASE_SECONDS = 900
-STOP_SECONDS = 30.0
 
 
 class Target(Struct, frozen=True):
@@ -52,7 +49,7 @@ class Target(Struct, frozen=True):
 
 
 class Peaks(Struct, frozen=True):
-    """The most memory that the server had had in use, in MiB, and how long it took."""
+    """The most memory that the server had had in use, in MB, and how long it took."""
 
     start: float
     argument: float
@@ -61,14 +58,6 @@ class Peaks(Struct, frozen=True):
     downloads: float
     upload_seconds: float
     download_seconds: float
-
-
-def peak_mib(process: int) -> float:
-    """The most memory that a process has had in use (Linux)."""
-    for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("VmHWM is not told here")
 
 
 class Answer(Struct, frozen=True):
@@ -188,9 +177,9 @@ async def _check(reply: aiohttp.ClientResponse) -> None:
 
 async def measure(target: Target, *, answers: int, mib: int) -> Peaks:
     """Send that many answers of that many MiB up and down at once."""
-    start = peak_mib(target.process)
+    start = peak_rss_mb(target.process)
     await asyncio.to_thread(_submit_argument, target, mib)
-    argument = peak_mib(target.process)
+    argument = peak_rss_mb(target.process)
     all_answers = [Answer(number, mib) for number in range(answers)]
     digests = [await asyncio.to_thread(answer.digest) for answer in all_answers]
     # An argument's task would be dealt too: it is left alone, for its attempt never ends.
@@ -201,7 +190,7 @@ async def measure(target: Target, *, answers: int, mib: int) -> Peaks:
         begun = time.monotonic()
         await asyncio.gather(*map(loader.upload, all_answers, digests))
         upload_seconds = time.monotonic() - begun
-        uploads = peak_mib(target.process)
+        uploads = peak_rss_mb(target.process)
         await loader.report(
             {leases[task]: digest for task, digest in zip(tasks, digests, strict=True)}
         )
@@ -211,7 +200,7 @@ async def measure(target: Target, *, answers: int, mib: int) -> Peaks:
         download_seconds = time.monotonic() - begun - STAND_STILL_SECONDS
     if read != digests:
         raise RuntimeError("an answer came back with another content")
-    downloads = peak_mib(target.process)
+    downloads = peak_rss_mb(target.process)
     return Peaks(start, argument, uploads, downloads, upload_seconds, download_seconds)
 
 
@@ -230,32 +219,19 @@ def _session(connections: int) -> aiohttp.ClientSession:
 @contextmanager
 def serving(folder: Path, blobs: str | None) -> Iterator[Target]:
     """A server with its data in a folder."""
-    data, log = folder / "data", folder / "log"
-    command = [*COMMAND, "serve", "--port", "0", "--data", str(data)]
-    command += ["--lease-seconds", str(LEASE_SECONDS)]
-    if blobs is not None:
-        command += ["--blobs", blobs]
-    environ = {name: value for name, value in os.environ.items() if "TASK_SERVER" not in name}
-    with log.open("w") as errors:
-        server = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environ
+    data = folder / "data"
+    options = ("--lease-seconds", str(LEASE_SECONDS), *(("--blobs", blobs) if blobs else ()))
+    server = Server(data, *options)
+    try:
+        database = database_url_in(data)
+        yield Target(
+            url=server.url,
+            process=server.process_id,
+            user=create_token(database, kind="user", name="reader"),
+            worker=create_token(database, kind="worker", name="loader"),
         )
-    assert server.stdout is not None
-    with server.stdout:
-        try:
-            line = server.stdout.readline()
-            if not line.startswith(READY):
-                raise RuntimeError(f"the server did not start:\n{log.read_text()}")
-            database = database_url_in(data)
-            yield Target(
-                url=line.removeprefix(READY).strip(),
-                process=server.pid,
-                user=create_token(database, kind="user", name="reader"),
-                worker=create_token(database, kind="worker", name="loader"),
-            )
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(STOP_SECONDS)
+    finally:
+        server.stop()
 
 
 def _check_room(folder: Path, needed: int) -> None:
@@ -285,10 +261,10 @@ def main(arguments: Sequence[str]) -> int:
             peaks = asyncio.run(measure(target, answers=asked.answers, mib=asked.mib))
     total = asked.answers * asked.mib
     print(f"{asked.answers} answers of {asked.mib} MiB at once; most memory in use by the server:")
-    print(f"  at the start            {peaks.start:6.0f} MiB")
-    print(f"  after one such argument {peaks.argument:6.0f} MiB")
-    print(f"  after all uploads       {peaks.uploads:6.0f} MiB  {peaks.upload_seconds:5.0f} s")
-    print(f"  after all downloads     {peaks.downloads:6.0f} MiB  {peaks.download_seconds:5.0f} s")
+    print(f"  at the start            {peaks.start:6.0f} MB")
+    print(f"  after one such argument {peaks.argument:6.0f} MB")
+    print(f"  after all uploads       {peaks.uploads:6.0f} MB  {peaks.upload_seconds:5.0f} s")
+    print(f"  after all downloads     {peaks.downloads:6.0f} MB  {peaks.download_seconds:5.0f} s")
     print(f"  ({total} MiB each way)")
     return 0
 

@@ -1,96 +1,70 @@
-"""Many connections at once, on raw sockets: the client's share of the processors is small."""
+"""Many connections at once, each with one request after another."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from urllib.parse import urlsplit
+
+from bench import wire
+from bench.bed import Bed
+from bench.wire import Wire
 
 SECONDS = 60.0
 
 
-def rate(url: str, token: str, path: str, body: bytes, *, connections: int, requests: int) -> float:
+def rate(bed: Bed, path: str, body: bytes, *, connections: int, requests: int) -> float:
     """Requests a second: each connection sends its next one when a reply has come."""
-    return asyncio.run(_rate(url, _request(url, token, path, body), connections, requests))
+    return asyncio.run(_rate(bed, path, body, connections, requests))
 
 
-def _request(url: str, token: str, path: str, body: bytes) -> bytes:
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-async def _rate(url: str, request: bytes, connections: int, requests: int) -> float:
-    loop = asyncio.get_running_loop()
-    host, _, port = urlsplit(url).netloc.rpartition(":")
-    ended: asyncio.Future[None] = loop.create_future()
-    work = _Work(request, requests, ended)
-    opened = [
-        await loop.create_connection(lambda: _Asker(work), host, int(port))
-        for _ in range(connections)
-    ]
+async def _rate(bed: Bed, path: str, body: bytes, connections: int, requests: int) -> float:
+    work = _Work(requests, asyncio.get_running_loop().create_future())
+    askers = []
+    for number in range(connections):
+        url = bed.urls[number % len(bed.urls)]
+        request = wire.post(url, bed.token, path, body)
+        askers.append(_Asker(work, await wire.connect(url, work.fail), request))
     started = time.perf_counter()
-    for _, asker in opened:
+    for asker in askers:
         asker.ask()
     async with asyncio.timeout(SECONDS):
-        await ended
+        await work.ended
     took = time.perf_counter() - started
-    for transport, _ in opened:
-        transport.close()
+    for asker in askers:
+        asker.wire.close()
     return requests / took
 
 
 class _Work:
     """What is left to be asked, shared by all connections."""
 
-    def __init__(self, request: bytes, requests: int, ended: asyncio.Future[None]) -> None:
-        self.request = request
+    def __init__(self, requests: int, ended: asyncio.Future[None]) -> None:
         self.to_ask = requests
         self.to_hear = requests
         self.ended = ended
 
+    def fail(self, error: Exception) -> None:
+        """A connection broke, or was refused something."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
 
-class _Asker(asyncio.Protocol):
-    """One connection."""
 
-    def __init__(self, work: _Work) -> None:
+class _Asker:
+    """One connection's share of the work."""
+
+    def __init__(self, work: _Work, wire: Wire, request: bytes) -> None:
+        self.wire = wire
         self._work = work
-        self._heard = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._request = request
 
     def ask(self) -> None:
         """Send the next request, if there is one."""
         if self._work.to_ask:
             self._work.to_ask -= 1
-            self._transport.write(self._work.request)
+            self.wire.ask(self._request, self._hear)
 
-    def data_received(self, data: bytes) -> None:
-        self._heard += data
-        head, end, body = self._heard.partition(b"\r\n\r\n")
-        if not end or len(body) < _content_length(head):
-            return
-        self._heard = b""
-        if not head.startswith((b"HTTP/1.1 200", b"HTTP/1.1 202")):
-            self._fail(RuntimeError(f"refused: {head.decode()}"))
-            return
+    def _hear(self, body: bytes) -> None:
         self._work.to_hear -= 1
         if not self._work.to_hear:
             self._work.ended.set_result(None)
         self.ask()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._fail(error or RuntimeError("the server closed a connection"))
-
-    def _fail(self, error: Exception) -> None:
-        if not self._work.ended.done():
-            self._work.ended.set_exception(error)
-
-
-def _content_length(head: bytes) -> int:
-    _, _, rest = head.lower().partition(b"content-length:")
-    return int(rest.split(b"\r\n", 1)[0])

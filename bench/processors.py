@@ -1,66 +1,85 @@
-"""Where the time goes: processor seconds of each process while batches run (Linux)."""
+"""Where the time goes: processor seconds of each process (Linux)."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from msgspec import Struct
 
 from bench.bed import Bed
-from bench.scenarios import run_batch
 
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 class Shares(Struct, frozen=True):
-    """Processor time of one task in microseconds, by process."""
+    """Processor time by process: seconds, or microseconds a task."""
 
     server: float
+    estimator: float
+    """Learns and prices beside the server."""
     agent: float
     runners: float
     client: float
+    database: float
+    """PostgreSQL's; SQLite works inside the server."""
+
+    def of_each(self, tasks: int) -> Shares:
+        """Seconds as microseconds a task."""
+        return self._map(lambda name: 1e6 * getattr(self, name) / tasks)
+
+    def since(self, earlier: Shares) -> Shares:
+        """What was used after another moment."""
+        return self._map(lambda name: getattr(self, name) - getattr(earlier, name))
+
+    def _map(self, value: Callable[[str], float]) -> Shares:
+        return Shares(**{name: value(name) for name in self.__struct_fields__})
 
 
-def shares(bed: Bed, batches: int) -> Shares:
-    """Over batches of 1000 no-ops."""
-    connection = bed.connect()
-    before = _seconds(bed)
-    for _ in range(batches):
-        run_batch(connection, 1000)
-    used = [after - early for after, early in zip(_seconds(bed), before, strict=True)]
-    return Shares(*(1e6 * seconds / (1000 * batches) for seconds in used))
+def used(bed: Bed) -> Shares:
+    """Seconds until now."""
+    own = os.times()
+    return Shares(
+        server=processor_seconds(bed.servers),
+        estimator=processor_seconds(below(bed.servers)),
+        agent=processor_seconds(bed.agents),
+        runners=processor_seconds(below(bed.agents)),
+        client=own.user + own.system,
+        database=processor_seconds(with_children(bed.databases)),
+    )
+
+
+def processor_seconds(processes: Iterable[int]) -> float:
+    """What these have used; one that has ended counts nothing."""
+    return sum(_of_process(each) for each in processes)
 
 
 def spent_seconds(bed: Bed) -> float:
-    """Processor seconds so far of server and worker, with all that they started."""
-    processes = [bed.server, *_below(bed.server), bed.agent, *_below(bed.agent)]
+    """Processor seconds so far of servers and workers, with all that they started."""
+    processes = with_children([*bed.servers, *bed.agents])
     return sum(_of_process(each, with_ended=True) for each in processes)
 
 
-def _seconds(bed: Bed) -> list[float]:
-    own = os.times()
-    return [
-        _of_process(bed.server),
-        _of_process(bed.agent),
-        sum(_of_process(each) for each in _below(bed.agent)),
-        own.user + own.system,
-    ]
+def with_children(processes: Iterable[int]) -> list[int]:
+    """Processes, their children, theirs, and so on."""
+    parents = {each: int(fields[1]) for each in _all() if (fields := _stat(each))}
+    found = list(processes)
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found
+
+
+def below(processes: Iterable[int]) -> list[int]:
+    """Their children, theirs, and so on."""
+    above = list(processes)
+    return with_children(above)[len(above) :]
 
 
 def _of_process(process: int, *, with_ended: bool = False) -> float:
     """Of one process; with that of its children that have ended if so asked."""
     fields = _stat(process)[11 : 15 if with_ended else 13]
     return sum(map(int, fields)) / TICK
-
-
-def _below(process: int) -> list[int]:
-    """Its children, theirs, and so on."""
-    parents = {each: int(fields[1]) for each in _all() if (fields := _stat(each))}
-    found = [process]
-    for ancestor in found:
-        found += [child for child, parent in parents.items() if parent == ancestor]
-    return found[1:]
 
 
 def _all() -> list[int]:

@@ -1,116 +1,131 @@
-"""What is measured."""
+"""What is measured in every round, beside the reference."""
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 from msgspec import Struct
 
-from bench import many
+from bench import many, reference
 from bench.bed import Bed
 from bench.figures import Figure
 from bench.http import Connection
+from bench.sizes import KIB, MIB, Size
 from task_server import Client
 from task_server.protocol.ids import new_ids, to_text
 
 DEFAULTS = b'{"module":"math","function":"sqrt"}'
 ONE = b'{"module":"math","function":"sqrt","args":[2]}'
-VERSIONS = ("4.9.0", "4.10.0", "4.11.0", "4.12.0", "4.12.3")
-"""Of humanize: each makes an environment of its own."""
-FURTHER_CALLS = 50
+IDLE_SECONDS = 60.0
 
 
-class Size(Struct, frozen=True):
-    """How much of everything a round does."""
+class Done(Struct, frozen=True):
+    """What a scenario came to."""
 
-    batches: int
-    calls: int
-    requests: int
-
-
-QUICK = Size(batches=3, calls=100, requests=500)
-FULL = Size(batches=7, calls=500, requests=3000)
-
-Scenario = Callable[[Bed, Size], list[Figure]]
+    tasks: int
+    figures: list[Figure]
 
 
-def batch_of_1000(bed: Bed, size: Size) -> list[Figure]:
-    """One request submits, one stream brings the answers."""
-    return [Figure("batch of 1000", _batches(bed, 1000, size.batches), "tasks/s", 1.2)]
+class Scenario(Struct, frozen=True):
+    """Something to measure, and what of the reference is beside it."""
+
+    measure: Callable[[Bed, Size], Done]
+    reference: reference.Reference = reference.submit_all
 
 
-def batch_of_100(bed: Bed, size: Size) -> list[Figure]:
-    """The same with fewer."""
-    return [Figure("batch of 100", _batches(bed, 100, 5 * size.batches), "tasks/s")]
+def batches_of(tasks: int, share: int) -> Callable[[Bed, Size], Done]:
+    """One request submits, one stream brings the answers; `share` times as many in a round."""
+
+    def measure(bed: Bed, size: Size) -> Done:
+        connection, count = bed.connect(), size.batches * share
+        seconds = [run_batch(connection, tasks) for _ in range(count)]
+        rate = tasks / statistics.median(seconds)
+        return Done(tasks * count, [Figure(f"batch of {tasks}", rate, "tasks/s")])
+
+    return measure
 
 
-def one_by_one(bed: Bed, size: Size) -> list[Figure]:
+def single_submits(connections: int) -> Callable[[Bed, Size], Done]:
+    """Each connection submits one task, and the next when it is told its id."""
+
+    def measure(bed: Bed, size: Size) -> Done:
+        rate = many.rate(bed, "/v1/tasks", ONE, connections=connections, requests=size.requests)
+        _await_idle(bed)
+        name = f"single submits, {connections} connections"
+        return Done(size.requests, [Figure(name, rate, "tasks/s")])
+
+    return measure
+
+
+def submit_and_wait(bed: Bed, size: Size) -> Done:
+    """64 connections, each waits for its answer before it submits the next."""
+    rate = many.rate(bed, "/v1/tasks?wait=10", ONE, connections=64, requests=size.requests)
+    return Done(size.requests, [Figure("submit and wait, 64 connections", rate, "tasks/s")])
+
+
+def one_by_one(bed: Bed, size: Size) -> Done:
     """Submit, wait for the answer, and again, on one connection."""
-    seconds = _calls(bed.connect(), ONE, size.calls)
+    connection = bed.connect()
+    seconds = [_call(connection, ONE) for _ in range(size.calls)]
     ninety_ninth = statistics.quantiles(seconds, n=100)[98]
-    return [
-        Figure("one by one, p50", 1000 * statistics.median(seconds), "ms", 12.0),
+    figures = [
+        Figure("one by one, p50", 1000 * statistics.median(seconds), "ms"),
         Figure("one by one, p99", 1000 * ninety_ninth, "ms", is_ratio=False),
     ]
+    return Done(size.calls, figures)
 
 
-def on_many_connections(bed: Bed, size: Size) -> list[Figure]:
-    """Single submits on 16 connections, and calls on 64 that wait for their answers."""
-    submits = many.rate(
-        bed.url, bed.token, "/v1/tasks", ONE, connections=16, requests=size.requests
-    )
-    _await_idle(bed)
-    calls = many.rate(
-        bed.url, bed.token, "/v1/tasks?wait=10", ONE, connections=64, requests=size.requests
-    )
-    return [
-        Figure("submits on 16 connections", submits, "tasks/s"),
-        Figure("calls on 64 connections", calls, "tasks/s"),
-    ]
-
-
-def python_map(bed: Bed, size: Size) -> list[Figure]:
-    """`list(client.map(...))` over 1000."""
-    rates = []
+def client_map(bed: Bed, size: Size) -> Done:
+    """`list(client.map(...))` of the Python client."""
     with Client(bed.url, bed.token) as client:
-        for _ in range(size.batches):
-            started = time.perf_counter()
-            answers = list(client.map("math:sqrt", range(1000)))
-            rates.append(1000 / (time.perf_counter() - started))
-            assert answers[:5] == [n**0.5 for n in range(5)] and len(answers) == 1000
-    return [Figure("client.map over 1000", statistics.median(rates), "tasks/s")]
+        started = time.perf_counter()
+        answers = list(client.map("math:sqrt", range(size.mapped)))
+        rate = size.mapped / (time.perf_counter() - started)
+    assert answers == [math.sqrt(n) for n in range(size.mapped)]
+    return Done(size.mapped, [Figure(f"client.map over {size.mapped:,}", rate, "tasks/s")])
+
+
+def echoes_of(length: int, words: str) -> Callable[[Bed, Size], Done]:
+    """Bytes there and back by the Python client; none twice, for what is stored once is cheap."""
+
+    def measure(bed: Bed, size: Size) -> Done:
+        seconds = []
+        with Client(bed.url, bed.token) as client:
+            for _ in range(size.echoes(length)):
+                content = os.urandom(length)
+                started = time.perf_counter()
+                answer = client.call("copy:copy", content)
+                seconds.append(time.perf_counter() - started)
+                assert answer == content
+        p50 = 1000 * statistics.median(seconds)
+        return Done(len(seconds), [Figure(f"echo of {words}, p50", p50, "ms")])
+
+    return measure
+
+
+def _echo(length: int, words: str) -> Scenario:
+    return Scenario(echoes_of(length, words), reference.echo(length))
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "batch-1000": batch_of_1000,
-    "batch-100": batch_of_100,
-    "one-by-one": one_by_one,
-    "many": on_many_connections,
-    "map": python_map,
+    "batch-1000": Scenario(batches_of(1000, 1)),
+    "batch-100": Scenario(batches_of(100, 5)),
+    "submits-16": Scenario(single_submits(16)),
+    "submits-64": Scenario(single_submits(64)),
+    "calls-64": Scenario(submit_and_wait),
+    "map": Scenario(client_map),
+    "one-by-one": Scenario(one_by_one, reference.one_by_one),
+    "echo-1KiB": _echo(KIB, "1 KiB"),
+    "echo-100KiB": _echo(100 * KIB, "100 KiB"),
+    "echo-1MiB": _echo(MIB, "1 MiB"),
+    "echo-64MiB": _echo(64 * MIB, "64 MiB"),
 }
 """By the name that `--only` takes. Each is measured in each round."""
-
-
-def new_environments(bed: Bed) -> list[Figure]:
-    """First calls of functions whose packages are in uv's cache, and those after. Once a bed."""
-    connection = bed.connect()
-    first = [_call_humanize(connection, version) for version in VERSIONS]
-    body = _humanize(VERSIONS[-1])
-    further = _calls(connection, body, FURTHER_CALLS)
-    return [
-        Figure("first call, new environment", 1000 * statistics.median(first), "ms", 1000.0, False),
-        Figure("further calls there, p50", 1000 * statistics.median(further), "ms", 5.0, False),
-    ]
-
-
-def fill_cache(bed: Bed) -> None:
-    """Let uv fetch what `new_environments` needs: into its cache, not into its environments."""
-    connection = bed.connect()
-    for version in VERSIONS:
-        _call_humanize(connection, version)
 
 
 def run_batch(connection: Connection, tasks: int) -> float:
@@ -123,58 +138,25 @@ def run_batch(connection: Connection, tasks: int) -> float:
     lines = b"".join(connection.stream(f"/v1/batches/{batch}/answers"))
     took = time.perf_counter() - started
     answers = [msgspec.json.decode(line)["answer"] for line in lines.splitlines()]
-    assert answers == [n**0.5 for n in range(tasks)]
+    assert answers == [math.sqrt(n) for n in range(tasks)]
     return took
 
 
-def _batches(bed: Bed, tasks: int, batches: int) -> float:
-    """Tasks a second: the median over some batches."""
-    connection = bed.connect()
-    return tasks / statistics.median(run_batch(connection, tasks) for _ in range(batches))
-
-
-def _calls(connection: Connection, body: bytes, calls: int) -> list[float]:
-    seconds: list[float] = []
-    for _ in range(calls):
-        started = time.perf_counter()
-        reply = connection.post("/v1/tasks?wait=10", body)
-        seconds.append(time.perf_counter() - started)
-        _check(reply)
-    return seconds
-
-
-def _call_humanize(connection: Connection, version: str) -> float:
+def _call(connection: Connection, body: bytes) -> float:
+    """Seconds until the answer is there."""
     started = time.perf_counter()
-    reply = connection.post("/v1/tasks?wait=60", _humanize(version))
+    reply = connection.post("/v1/tasks?wait=60", body)
     took = time.perf_counter() - started
-    _check(reply)
-    return took
-
-
-def _humanize(version: str) -> bytes:
-    return (
-        b'{"function":"humanize:intcomma","package":"humanize","version":"%s","args":[1234567]}'
-        % (version.encode())
-    )
-
-
-def _check(reply: bytes) -> None:
     view = msgspec.json.decode(reply)
     if view["state"] != "succeeded":
         raise RuntimeError(f"a call did not succeed: {view}")
+    return took
 
 
 def _await_idle(bed: Bed) -> None:
     connection = bed.connect()
-    end = time.monotonic() + 60
+    end = time.monotonic() + IDLE_SECONDS
     while msgspec.json.decode(connection.get("/user/estimate_time_left"))["time"]:
         if time.monotonic() > end:
             raise RuntimeError("what was submitted does not end")
         time.sleep(0.05)
-
-
-def names(only: Sequence[str]) -> list[str]:
-    """The scenarios to run. Raises ValueError for one that is not there."""
-    if unknown := set(only) - SCENARIOS.keys():
-        raise ValueError(f"no scenario {sorted(unknown)}; there are {', '.join(SCENARIOS)}")
-    return [name for name in SCENARIOS if name in only or not only]

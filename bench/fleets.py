@@ -1,0 +1,218 @@
+"""What many workers cost, idle and busy, and many callers that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from bench import wire
+from bench.bed import Bed, Place, bed
+from bench.figures import Figure
+from bench.http import Connection
+from bench.memory import rss_mb
+from bench.processors import Shares, used
+from bench.simulated_workers import Fleet
+from bench.sizes import Size
+from bench.wire import Wire
+
+WORKERS = 1000
+WAITERS = 10_000
+CONNECTS_AT_ONCE = 1000
+POLL_SECONDS = 60.0
+TOLD_SECONDS = 300.0
+UNIT: Literal["% of a core"] = "% of a core"
+RUN_SECONDS = 1.0
+SETTLE_SECONDS = 3.0
+BATCH = 1000
+WAITED_SECONDS = 5.0
+ONE = {"module": "math", "function": "sqrt", "args": [4]}
+
+
+class Watched(Struct, frozen=True):
+    """What a while cost."""
+
+    seconds: float
+    used: Shares
+    exchanges: int
+
+    def percent(self, seconds: float) -> float:
+        """Of a core."""
+        return 100 * seconds / self.seconds
+
+
+def idle_workers(place: Place, parent: Path | None, size: Size) -> list[Figure]:
+    """Workers that are told nothing: each renews its session by a parked exchange."""
+    with bed(place, parent, workers=0) as made:
+        watched = asyncio.run(watch_idle(made, WORKERS, size.watched_seconds))
+    figures = [
+        Figure(f"{WORKERS:,} idle workers: server", watched.percent(watched.used.server), UNIT)
+    ]
+    if made.databases:
+        name = f"{WORKERS:,} idle workers: database"
+        figures.append(Figure(name, watched.percent(watched.used.database), UNIT))
+    return figures
+
+
+async def watch_idle(bed: Bed, workers: int, seconds: float) -> Watched:
+    """Let workers join, and then be."""
+    async with _fleet(bed, workers) as fleet:
+        await asyncio.sleep(SETTLE_SECONDS)
+        return await _watch(bed, fleet, seconds)
+
+
+async def _watch(bed: Bed, fleet: Fleet, seconds: float) -> Watched:
+    before, exchanges, started = used(bed), fleet.exchanges, time.perf_counter()
+    await asyncio.sleep(seconds)
+    took = time.perf_counter() - started
+    fleet.check()
+    return Watched(took, used(bed).since(before), fleet.exchanges - exchanges)
+
+
+class Busy(Struct, frozen=True):
+    """What busy workers got done."""
+
+    tasks: int
+    seconds: float
+    used: Shares
+
+    def kept_busy(self, workers: int, run_seconds: float) -> float:
+        """Share of the workers' time in which they ran something."""
+        return self.tasks * run_seconds / workers / self.seconds
+
+
+def busy_workers(place: Place, parent: Path | None, size: Size) -> list[Figure]:
+    """Workers with one slot each, and tasks of a second, all of which are queued before."""
+    with bed(place, parent, workers=0) as made:
+        busy = asyncio.run(
+            watch_busy(made, WORKERS, run_seconds=RUN_SECONDS, seconds=size.busy_seconds)
+        )
+    name = f"{WORKERS:,} busy workers, tasks of 1 s"
+    percent = 100 * busy.used.server / busy.seconds
+    return [
+        Figure(f"{name}: share of time used", busy.kept_busy(WORKERS, RUN_SECONDS), "x"),
+        Figure(f"{name}: server", percent, UNIT),
+    ]
+
+
+async def watch_busy(bed: Bed, workers: int, *, run_seconds: float, seconds: float) -> Busy:
+    """Run tasks that keep that many workers busy for about so many seconds."""
+    async with _fleet(bed, workers, run_seconds=run_seconds) as fleet:
+        await _learn(bed, fleet, workers)
+        tasks, already = int(workers * seconds / run_seconds), fleet.ended
+        before, started = used(bed), time.perf_counter()
+        await asyncio.to_thread(submit, bed, tasks)
+        await fleet.until(already + tasks, seconds=10 * seconds + 60)
+        took = time.perf_counter() - started
+        return Busy(tasks, took, used(bed).since(before))
+
+
+async def _learn(bed: Bed, fleet: Fleet, workers: int) -> None:
+    """One task for each worker: before, the server cannot know how long they take."""
+    await asyncio.to_thread(submit, bed, workers)
+    await fleet.until(workers, seconds=120)
+
+
+def submit(bed: Bed, tasks: int) -> list[str]:
+    """Submit tasks in batches; gives their ids."""
+    connection = bed.connect()
+    ids: list[str] = []
+    for start in range(0, tasks, BATCH):
+        ids += _submit_batch(connection, min(BATCH, tasks - start))
+    return ids
+
+
+def _submit_batch(connection: Connection, tasks: int) -> list[str]:
+    body = msgspec.json.encode([ONE] * tasks)
+    ids: list[str] = msgspec.json.decode(connection.post("/v1/tasks", body))["ids"]
+    return ids
+
+
+@asynccontextmanager
+async def _fleet(bed: Bed, workers: int, *, run_seconds: float = 0.0) -> AsyncIterator[Fleet]:
+    fleet = Fleet(bed.urls, bed.worker_token, run_seconds=run_seconds)
+    try:
+        await fleet.join(workers)
+        yield fleet
+    finally:
+        fleet.close()
+
+
+def waiting_callers(place: Place, parent: Path | None, size: Size) -> list[Figure]:
+    """Long polls, each for a task of its own; then all tasks end as fast as they can."""
+    with bed(place, parent, workers=0) as made:
+        return asyncio.run(_wait_for_many(made))
+
+
+async def _wait_for_many(bed: Bed) -> list[Figure]:
+    ids = await asyncio.to_thread(submit, bed, WAITERS)
+    before = sum(map(rss_mb, bed.servers))
+    polls = _Polls()
+    await polls.open(bed, ids)
+    await asyncio.sleep(SETTLE_SECONDS)
+    memory = sum(map(rss_mb, bed.servers)) - before
+    async with _fleet(bed, 0) as fleet:
+        watched = await _watch(bed, fleet, WAITED_SECONDS)
+        started = time.perf_counter()
+        await fleet.join(8, slots=64)
+        async with asyncio.timeout(TOLD_SECONDS):
+            await polls.heard
+        took = time.perf_counter() - started
+    polls.close()
+    name = f"{WAITERS:,} waiting callers"
+    return [
+        Figure(f"{name}: server", watched.percent(watched.used.server), UNIT),
+        Figure(f"{name}: memory", memory, "MB"),
+        Figure(f"{name}: all told", WAITERS / took, "tasks/s"),
+    ]
+
+
+class _Polls:
+    """Callers that each wait for one task."""
+
+    def __init__(self) -> None:
+        self.heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._wires: list[Wire] = []
+        self._left = 0
+
+    async def open(self, bed: Bed, tasks: Sequence[str]) -> None:
+        """Begin to wait for each."""
+        self._left = len(tasks)
+        gate = asyncio.Semaphore(CONNECTS_AT_ONCE)
+
+        async def begin(number: int, task: str) -> None:
+            url = bed.urls[number % len(bed.urls)]
+            async with gate:
+                poll = await wire.connect(url, self._fail)
+            self._wires.append(poll)
+            path = f"/v1/tasks/{task}?wait={POLL_SECONDS:.0f}"
+            self._ask(poll, wire.get(url, bed.token, path))
+
+        await asyncio.gather(*(begin(number, task) for number, task in enumerate(tasks)))
+
+    def close(self) -> None:
+        """Close all connections."""
+        for each in self._wires:
+            each.close()
+
+    def _ask(self, poll: Wire, request: bytes) -> None:
+        poll.ask(request, partial(self._hear, poll, request))
+
+    def _hear(self, poll: Wire, request: bytes, body: bytes) -> None:
+        if msgspec.json.decode(body)["state"] != "succeeded":  # the wait is over, not the task
+            self._ask(poll, request)
+            return
+        self._left -= 1
+        if not self._left and not self.heard.done():
+            self.heard.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.heard.done():
+            self.heard.set_exception(error)

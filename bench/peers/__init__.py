@@ -1,0 +1,1 @@
+"""Other systems that run the same work in the same rounds."""

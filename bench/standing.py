@@ -1,0 +1,61 @@
+"""What stands in memory: idle, and after many tasks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from bench.bed import Bed, Place, bed
+from bench.figures import Figure
+from bench.memory import pss_mb, rss_mb
+from bench.processors import below
+from bench.scenarios import run_batch
+from bench.sizes import Size
+
+WARM_BATCHES = 2
+"""Start both runners."""
+IDLE_SECONDS = 3.0
+FEW_TASKS = 100_000
+MANY_TASKS = 1_000_000
+BATCH = 1000
+
+
+def idle_memory(place: Place, parent: Path | None, size: Size) -> list[Figure]:
+    """Server, worker and two runners that have run something, and now do nothing."""
+    with bed(place, parent) as made:
+        connection = made.connect()
+        for _ in range(WARM_BATCHES):
+            run_batch(connection, BATCH)
+        time.sleep(IDLE_SECONDS)
+        processes = [*made.servers, *below(made.servers), *made.agents, *below(made.agents)]
+        memory = pss_mb(processes)
+    servers, workers = len(made.servers), len(made.agents)
+    name = "idle: server, worker, 2 runners (PSS)"
+    if servers > 1:
+        name = f"idle: {servers} servers, {workers} workers, 2 runners (PSS)"
+    return [Figure(name, memory, "MB")]
+
+
+def memory_after_many(place: Place, parent: Path | None, size: Size) -> list[Figure]:
+    """The server's memory after many tasks beside that after a tenth of them."""
+    with bed(place, parent) as made:
+        few = _rss_after(made, FEW_TASKS)
+        many = _rss_after(made, MANY_TASKS - FEW_TASKS)
+    return [
+        Figure(f"RSS after {FEW_TASKS:,} tasks", few, "MB"),
+        Figure(f"RSS after {MANY_TASKS:,} tasks", many, "MB"),
+        Figure(
+            f"RSS after {MANY_TASKS:,} tasks to after {FEW_TASKS:,}",
+            many / few,
+            "x",
+            is_best_high=False,
+        ),
+    ]
+
+
+def _rss_after(bed: Bed, tasks: int) -> float:
+    connection = bed.connect()
+    for _ in range(tasks // BATCH):
+        run_batch(connection, BATCH)
+    time.sleep(IDLE_SECONDS)
+    return sum(map(rss_mb, bed.servers))
