@@ -201,3 +201,16 @@ def test_of_too_many_functions_those_seen_last_are_known_by_their_calls(
     assert len(predictor.functions) == FUNCTIONS
     assert "p.m.f0" not in predictor.functions
     assert median(predictor, call(5, function="p.m.f0")) == pytest.approx(1.0, rel=0.3)
+
+
+def test_a_call_is_judged_by_how_well_its_function_was_known_when_it_was_predicted(
+    predictor: Predictor,
+) -> None:
+    calls = [call(size) for size in range(20)]
+    made = predictor.estimate(calls)
+
+    for index, each in enumerate(calls):  # all were sent before the first had ended
+        predictor.observe(each, 3.0, made=made.one(index))
+
+    unknown, *known = predictor.intervals.kin
+    assert len(unknown) == 20 and not any(known)

@@ -164,11 +164,10 @@ class Mixture:
             self._kin[stage] = found
         return found
 
-    def learn(self, experts: Experts, predicted: Floats, time: float) -> None:
-        """What each expert missed a call by, before the function remembers it."""
+    def learn(self, experts: Experts, predicted: Floats, time: float, *, stage: int) -> None:
+        """What each expert missed a call by, that was predicted at that maturity."""
         can_tell = ~np.isnan(predicted)
         loss = np.where(can_tell, np.minimum(np.abs(predicted - time), LARGEST_LOSS), 0.0)
-        stage = maturity(experts.history.calls)
         self._kin.pop(stage, None)
         self.losses[stage] = self.losses[stage] * KIN_DECAY + loss
         self.counts[stage] = self.counts[stage] * KIN_DECAY + can_tell

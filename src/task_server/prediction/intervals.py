@@ -78,9 +78,8 @@ class Intervals:
                 return points, usual
         return GUESS, GUESS_SIZE
 
-    def learn(self, calls: int, error: float, around: Floats) -> None:
-        """A function's call number `calls` was missed by `error`, its quantiles were `around`."""
-        stage = maturity(calls)
+    def learn(self, stage: int, error: float, around: Floats) -> None:
+        """A call predicted at that maturity was missed by `error`, its quantiles were `around`."""
         self.kin[stage].append(error)
         news, points, usual = self._kin_points[stage]
         self._kin_points[stage] = (news + 1, points, usual)

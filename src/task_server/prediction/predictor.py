@@ -9,9 +9,17 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from task_server.prediction.effects import Effects, Key, keys_of
-from task_server.prediction.experts import COUNT, EFFECTS, STEADY_EFFECTS, Experts, Mixture
+from task_server.prediction.experts import (
+    COUNT,
+    EFFECTS,
+    STEADY_EFFECTS,
+    Experts,
+    Mixture,
+    maturity,
+)
 from task_server.prediction.features import Features, features_of
 from task_server.prediction.history import Floats, Rows, median
 from task_server.prediction.intervals import LEVELS, Intervals
@@ -54,6 +62,8 @@ class Estimates:
     """Calls x LEVELS: what to add to the median."""
     experts: Floats
     """Calls x experts."""
+    stages: NDArray[np.int64]
+    """How well each call's function was known, maturity()."""
 
     def quantiles(self) -> Floats:
         """Seconds, calls x LEVELS."""
@@ -63,7 +73,9 @@ class Estimates:
     def one(self, index: int) -> Estimates:
         """Of one call, as it is kept with it."""
         part = slice(index, index + 1)
-        return Estimates(self.medians[part], self.around[part], self.experts[part])
+        return Estimates(
+            self.medians[part], self.around[part], self.experts[part], self.stages[part]
+        )
 
 
 @dataclass(slots=True)
@@ -115,8 +127,9 @@ class Predictor:
         experts = self._experts(call.function, time)
         self._note_failure(call.function, failed=0.0)
         predicted = made.experts[0]
-        self.mixture.learn(experts, predicted, time)
-        self.intervals.learn(experts.history.calls, error, made.around[0])
+        stage = int(made.stages[0])
+        self.mixture.learn(experts, predicted, time, stage=stage)
+        self.intervals.learn(stage, error, made.around[0])
         history = experts.history
         history.grow(seen.features, seen.categories, seen.worker)
         rows = history.rows([(seen.features, seen.categories, seen.worker)])
@@ -178,6 +191,7 @@ class Predictor:
             np.empty(len(seen)),
             np.empty((len(seen), len(self.intervals.shifts[0]))),
             np.full((len(seen), COUNT), np.nan),
+            np.zeros(len(seen), np.int64),
         )
         for function, places in by_function.items():
             self._of_function(function, places, [seen[each] for each in places], effects, found)
@@ -204,6 +218,7 @@ class Predictor:
         found.medians[places] = self.mixture.mix(experts, predicted)
         history = None if experts is None else experts.history
         found.around[places] = self.intervals.around(history, squares, len(places))
+        found.stages[places] = maturity(0 if history is None else history.calls)
 
     def _first(self, effects: Floats) -> Floats:
         """A function's first call: between what first calls took and what its kin's take."""
@@ -211,7 +226,7 @@ class Predictor:
         predicted[:, EFFECTS] = effects[:, 0]
         if self.firsts:
             predicted[:, EFFECTS] = 0.5 * (effects[:, 0] + self._usual_first)
-        predicted[:, STEADY_EFFECTS] = np.nan
+            predicted[:, STEADY_EFFECTS] = effects[:, 1]
         return predicted
 
 
