@@ -23,16 +23,19 @@ def room(slots: int = 4, **options: Any) -> Room[Candidate]:
     return Room(want=100, slots=slots, pythons=frozenset({"3.11"}), sandbox=0, free=free)
 
 
+def _nothing(_: Lane[Candidate]) -> None:
+    raise AssertionError("each lane was complete")
+
+
 def requiring(number: int, requires: Requires, count: int = 1, **options: Any) -> Lane[Candidate]:
     tasks = [candidate(100 * number + index, **options) for index in range(count)]
     return lane(number, *tasks, requires=requires, plain=False)
 
 
-def dealt(rooms: list[Room[Candidate]], *lanes: Lane[Candidate]) -> list[list[int]]:
-    def nothing(_: Lane[Candidate]) -> None:
-        raise AssertionError
-
-    deal(rooms, lanes, shares=Shares({}), refill=nothing)
+def dealt(
+    rooms: list[Room[Candidate]], *lanes: Lane[Candidate], now: float = float("-inf")
+) -> list[list[int]]:
+    deal(rooms, lanes, shares=Shares({}), refill=_nothing, now=now)
     return [[each.number for each in room.dealt] for room in rooms]
 
 
@@ -141,6 +144,84 @@ def test_short_functions_that_only_choose_a_label_share_slots() -> None:
     (numbers,) = dealt([room(labels={"rack": "a"})], tasks)
 
     assert len(numbers) == 9
+
+
+# ---- who needs much is not passed for ever
+
+
+def test_what_is_due_and_does_not_fit_keeps_what_it_requires() -> None:
+    worker = room()
+    worker.hold(is_short=False, seconds=0.0)
+    big, others = requiring(1, Requires(cpu=4.0)), lane(2, *map(candidate, range(200, 209)))
+
+    assert dealt([worker], big, others, now=100.0) == [[]]
+
+
+def test_before_it_is_due_others_go_first() -> None:
+    worker = room()
+    worker.hold(is_short=False, seconds=0.0)
+    big, others = requiring(1, Requires(cpu=4.0)), lane(2, *map(candidate, range(200, 209)))
+
+    assert dealt([worker], big, others, now=99.0) == [[200, 201, 202]]
+
+
+def test_others_have_what_is_left_beside_it() -> None:
+    worker = room()
+    worker.hold(is_short=False, seconds=0.0, requires=Requires(gpu=1))
+    big = requiring(1, Requires(gpu=2, memory=4 * GIB), due_at=1.0)
+    lanes = [
+        requiring(2, Requires(gpu=1)),
+        requiring(3, Requires(memory=5 * GIB)),
+        requiring(4, Requires(memory=4 * GIB)),
+        lane(5, *map(candidate, range(500, 509))),
+    ]
+
+    assert dealt([worker], big, *lanes, now=999.0) == [[400, 500]]
+
+
+def test_only_one_worker_is_kept_and_the_freest() -> None:
+    rooms = [room(), room()]
+    for worker, count in zip(rooms, (2, 1), strict=True):
+        for _ in range(count):
+            worker.hold(is_short=False, seconds=0.0)
+    big, others = requiring(1, Requires(cpu=4.0)), lane(2, *map(candidate, range(200, 209)))
+
+    assert dealt(rooms, big, others, now=100.0) == [[200, 201], []]
+
+
+def test_nothing_is_kept_for_what_is_not_first() -> None:
+    worker = room()
+    worker.hold(is_short=False, seconds=0.0)
+    big = requiring(1, Requires(cpu=4.0), due_at=1.0)
+    first = lane(2, *map(candidate, range(200, 209)), priority=1)
+
+    assert dealt([worker], big, first, now=999.0) == [[200, 201, 202]]
+
+
+def test_nothing_is_kept_for_what_no_worker_can_ever_have() -> None:
+    worker = room()
+    worker.hold(is_short=False, seconds=0.0)
+    never = requiring(1, Requires(cpu=5.0), due_at=1.0)
+    others = lane(2, *map(candidate, range(200, 209)))
+
+    assert dealt([worker], never, others, now=999.0) == [[200, 201, 202]]
+
+
+@given(st.integers(1, 4), st.lists(st.integers(0, 3), min_size=20, max_size=20))
+def test_what_needs_much_starts_however_many_small_ones_come(cores: int, ends: list[int]) -> None:
+    big = requiring(1, Requires(cpu=float(cores)), due_at=10.0)
+    small = lane(2, *map(candidate, range(200, 500)), owner=2)
+    running, shares = list(map(candidate, range(4))), Shares({1: 5.0}, active={1, 2})
+
+    for now, ended in enumerate(ends):
+        del running[ended % len(running)]
+        worker = room()
+        for _ in running:
+            worker.hold(is_short=False, seconds=0.0)
+        deal([worker], [big, small], shares=shares, refill=_nothing, now=float(now))
+        running += worker.dealt
+
+    assert 100 in [each.number for each in running] or not big.window.entries
 
 
 requirements = st.builds(

@@ -8,7 +8,7 @@ import pytest
 
 from task_server.scheduling.requires import Requires
 from task_server.store.contract import Used
-from tests.store.world import Worker, World, crashed, ids, spec, succeeded
+from tests.store.world import Worker, World, crashed, held, ids, spec, succeeded
 
 GIB = 2**30
 HAS: dict[str, Any] = {"cpu": 4.0, "memory": 8 * GIB, "gpu": 2, "labels": {"rack": "b"}}
@@ -166,3 +166,23 @@ async def test_a_lane_goes_with_its_last_kind_and_comes_again(world: World) -> N
     await world.submit(count=1, kind=requiring(gpu=1))
 
     assert len(await worker.take(4)) == 1
+
+
+async def test_what_needs_much_is_not_passed_for_ever(world: World) -> None:
+    worker = await able(world)
+    await world.submit(count=4)
+    running = await worker.take(4)
+    big = await world.submit(kind=requiring(cpu=4.0))
+    await world.advance(30)
+    await world.submit(count=50)
+
+    started: list[bytes] = []
+    for _ in range(5):
+        await worker.exchange(held=[held(each, "running") for each in running])
+        result = await worker.exchange(succeeded(running.pop(0)), want=4)
+        running += result.tasks
+        started += ids(result.tasks)
+        if big.ids[0] in started:
+            break
+
+    assert big.ids[0] in started

@@ -26,6 +26,7 @@ class Room(Generic[C]):
         "dealt",
         "free",
         "is_plain",
+        "kept",
         "long",
         "pythons",
         "reply_bytes",
@@ -61,21 +62,33 @@ class Room(Generic[C]):
         self.short_seconds = 0.0
         self.reply_bytes = 0
         self.dealt: list[C] = []
+        self.kept: set[int] = set()
+        """Lanes for whose first it keeps what that requires."""
 
-    def fits(self, lane: Lane[C]) -> bool:
-        """True when this worker may take from the lane."""
+    def fits(self, lane: Lane[C], *, ever: bool = False) -> bool:
+        """True when this worker may take from the lane, now or (`ever`) once it has nothing."""
         if lane.environment is None or lane.environment in self.broken:
             return False
         if lane.sandbox > self.sandbox:
             return False
-        if lane.requires is not None and not self.has(lane.requires):
+        if lane.requires is not None and not self.has(lane.requires, ever=ever):
             return False
         return lane.plain if self.is_plain else lane.python in self.pythons
 
-    def has(self, requires: Requires) -> bool:
-        """True when it has that free now."""
+    def has(self, requires: Requires, *, ever: bool = False) -> bool:
+        """True when it has that free now, or `ever`."""
+        if self.free is None:
+            return False
+        if ever:
+            return self.free.could(requires)
         slots = self.slots - self.long - self.short if requires.takes else self.slots
-        return self.free is not None and self.free.has(requires, slots=slots)
+        return self.free.has(requires, slots=slots)
+
+    def keep(self, lane: Lane[C]) -> None:
+        """Give others only what is left beside that of the lane's first, which starts later."""
+        if lane.number not in self.kept:
+            self.kept.add(lane.number)
+            self.hold(is_short=False, seconds=0.0, requires=lane.requires)
 
     def hold(self, *, is_short: bool, seconds: float, requires: Requires | None = None) -> None:
         """Count a task that the worker has."""
@@ -137,18 +150,41 @@ def deal(
     *,
     shares: Shares,
     refill: Callable[[Lane[C]], None],
+    now: float = float("-inf"),
 ) -> None:
     """Deal the heads of the lanes to the rooms, and charge their owners.
 
     Each free slot gets one first, whoever's it is; then slots that work on short functions get
-    more. `refill` is called when a window ran empty though its lane has more.
+    more. `refill` is called when a window ran empty though its lane has more. What is due at `now`
+    and has to wait for resources is not passed for ever.
     """
     shares.begin(lane.owner for lane in lanes)
+    _keep_for_the_first(rooms, lanes, shares, now)
     for ahead in (False, True):
         for room in rooms:
             if not room.is_full(ahead=ahead):
                 fitting = [lane for lane in lanes if lane.window.entries and room.fits(lane)]
                 _fill(room, _turns(fitting, shares), ahead=ahead, shares=shares, refill=refill)
+
+
+def _keep_for_the_first(
+    rooms: Sequence[Room[C]], lanes: Sequence[Lane[C]], shares: Shares, now: float
+) -> None:
+    """Keep what the first of all requires, where it is due and no worker has that free now.
+
+    Else smaller tasks would take it again and again, and the first would wait as long as they come.
+    """
+    if not any(lane.requires is not None and lane.requires.takes for lane in lanes):
+        return
+    waiting = [lane for lane in lanes if lane.window.entries]
+    waiting.sort(key=lambda lane: (shares.charged[lane.owner], *_head(lane)[:2]))
+    for lane in waiting:
+        able = [room for room in rooms if room.fits(lane, ever=True)]
+        if able:
+            is_due = lane.window.entries[0].due_at <= now
+            if is_due and lane.requires is not None and not any(each.fits(lane) for each in able):
+                max(able, key=lambda room: room.slots - room.long - room.short).keep(lane)
+            return
 
 
 def _turns(lanes: Iterable[Lane[C]], shares: Shares) -> list[Turn[C]]:

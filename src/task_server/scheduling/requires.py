@@ -52,7 +52,7 @@ class Free:
     A task that states no cores takes its slot's share of them; so cores are counted in slots.
     """
 
-    __slots__ = ("cpu", "gpu", "labels", "memory", "slots")
+    __slots__ = ("all_gpu", "all_memory", "cpu", "gpu", "labels", "memory", "slots")
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class Free:
         """All of them."""
         self.cpu = cpu or 0.0
         """All cores; 0 where the worker does not say."""
-        self.memory = memory or 0
-        self.gpu = gpu
+        self.memory = self.all_memory = memory or 0
+        self.gpu = self.all_gpu = gpu
         self.labels = labels
 
     def slots_for(self, requires: Requires) -> int:
@@ -77,9 +77,17 @@ class Free:
             return 1
         return max(math.ceil(requires.cpu * self.slots / self.cpu - ROUNDING), 1)
 
+    def could(self, requires: Requires) -> bool:
+        """Whether that is free when nothing runs."""
+        if requires.memory > self.all_memory or requires.gpu > self.all_gpu:
+            return False
+        return self.has_cpu(requires) and self.has_labels(requires)
+
     def has(self, requires: Requires, *, slots: int) -> bool:
         """Whether that is free now, where so many slots are."""
-        if requires.memory > self.memory or requires.gpu > self.gpu:
+        if requires.memory and requires.memory > self.memory:
+            return False
+        if requires.gpu and requires.gpu > self.gpu:
             return False
         if not self.has_cpu(requires) or not self.has_labels(requires):
             return False

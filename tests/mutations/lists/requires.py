@@ -13,7 +13,7 @@ GUARDS = [
     Guard(
         "scheduling/deal.py",
         "a lane's requirements are passed over",
-        "if lane.requires is not None and not self.has(lane.requires):",
+        "if lane.requires is not None and not self.has(lane.requires, ever=ever):",
         "if False:",
         _PURE,
     ),
@@ -27,8 +27,8 @@ GUARDS = [
     Guard(
         "scheduling/deal.py",
         "a plain worker gets what requires something",
-        "return self.free is not None and self.free.has(requires, slots=slots)",
-        "return self.free is None or self.free.has(requires, slots=slots)",
+        "        if self.free is None:\n            return False\n",
+        "        if self.free is None:\n            return True\n",
         _PURE,
     ),
     Guard(
@@ -47,10 +47,38 @@ GUARDS = [
     ),
     Guard(
         "scheduling/requires.py",
-        "memory or GPUs are promised twice",
-        "if requires.memory > self.memory or requires.gpu > self.gpu:",
+        "memory is promised twice",
+        "if requires.memory and requires.memory > self.memory:",
         "if False:",
         _PURE,
+    ),
+    Guard(
+        "scheduling/requires.py",
+        "GPUs are promised twice",
+        "if requires.gpu and requires.gpu > self.gpu:",
+        "if False:",
+        _PURE,
+    ),
+    Guard(
+        "scheduling/deal.py",
+        "smaller tasks pass what needs much, for ever",
+        "    _keep_for_the_first(rooms, lanes, shares, now)\n",
+        "",
+        _PURE,
+    ),
+    Guard(
+        "store/sqlite/lease.py",
+        "smaller tasks pass what needs much, for ever",
+        ", now=group.now)",
+        ")",
+        _STORE,
+    ),
+    Guard(
+        "store/postgres/lease.py",
+        "smaller tasks pass what needs much, for ever",
+        ", now=group.now)",
+        ")",
+        _POSTGRES,
     ),
     Guard(
         "scheduling/requires.py",

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
-from task_server.scheduling.requires import requires_of
+from task_server.scheduling.requires import Requires, requires_of
 from task_server.store.contract import Dealt
 from task_server.store.postgres.group import Again, Group
 from task_server.store.postgres.inserting import insert_fresh
@@ -73,7 +73,6 @@ async def _dealt(group: Group) -> list[Taken]:
     lanes = await _lanes(group) if waiting else []
     fitting = _fitting(lanes, waiting)
     rooms = await _rooms(group, waiting) if fitting else {}
-    fitting = {lane for lane in fitting if _has_room(group.memory.lanes[lane], rooms)}
     most = sum(room.want for room in rooms.values() if not _is_full(room))
     if not most:
         return []
@@ -137,12 +136,18 @@ def _fitting(lanes: Iterable[LaneFacts], waiting: Sequence[Waiter]) -> set[int]:
     """Those that one of the waiting may run something of."""
     pythons = {python for waiter in waiting for python in waiter.facts.pythons}
     has_plain = any(waiter.facts.is_plain for waiter in waiting)
-    return {lane.number for lane in lanes if lane.python in pythons or (has_plain and lane.plain)}
+    return {
+        lane.number
+        for lane in lanes
+        if lane.python in pythons or (has_plain and lane.plain)
+        if lane.requires is None or _has(waiting, lane.requires)
+    }
 
 
-def _has_room(lane: LaneFacts, rooms: Mapping[Waiter, Room[Queued]]) -> bool:
-    """Whether one of them has what the lane requires: a look locks what it finds."""
-    return lane.requires is None or any(room.has(lane.requires) for room in rooms.values())
+def _has(waiting: Sequence[Waiter], requires: Requires) -> bool:
+    """Whether one of them has ever what is required: a look locks what it finds."""
+    every = (waiter.facts.free() for waiter in waiting)
+    return any(free is not None and free.could(requires) for free in every)
 
 
 def _is_full(room: Room[Queued]) -> bool:
@@ -219,7 +224,7 @@ async def _deal(group: Group, rooms: Sequence[Room[Queued]], looked: Looked) -> 
     lanes = list(looked.lanes.values())
     while True:
         try:
-            deal(rooms, lanes, shares=group.memory.shares, refill=_stop)
+            deal(rooms, lanes, shares=group.memory.shares, refill=_stop, now=group.now)
             return
         except RanEmpty as found:
             await looked.look_further(found.lane)

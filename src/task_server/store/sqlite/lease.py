@@ -36,7 +36,7 @@ def deal_to_parked(group: Group) -> list[Waiter]:
     memory.broken = {pair: until for pair, until in memory.broken.items() if until > group.now}
     rooms = [_room(waiter, memory.broken) for waiter in waiting]
     _begin_shares(group, {lane.owner for lane in lanes})
-    deal(rooms, lanes, shares=memory.shares, refill=group.refill)
+    deal(rooms, lanes, shares=memory.shares, refill=group.refill, now=group.now)
     taken: list[Taken] = []
     for room, waiter in zip(rooms, waiting, strict=True):
         lease_secrets = secrets(len(room.dealt))
