@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
     from task_server.client.batch import Answer as Answer
     from task_server.client.batch import Batch as Batch
+    from task_server.client.blob import Blob as Blob
     from task_server.client.client import Client as Client
     from task_server.client.client import RemoteFunction as RemoteFunction
     from task_server.client.estimate import Estimate as Estimate
     from task_server.client.executor import Executor as Executor
     from task_server.client.future import Future as Future
-    from task_server.client.payloads import Blob as Blob
     from task_server.errors import NotFinished as NotFinished
     from task_server.errors import RemoteError as RemoteError
     from task_server.errors import RequestError as RequestError
@@ -34,7 +34,7 @@ _HOMES = {
     "task_server.client.estimate": ("Estimate",),
     "task_server.client.executor": ("Executor",),
     "task_server.client.future": ("Future",),
-    "task_server.client.payloads": ("Blob",),
+    "task_server.client.blob": ("Blob",),
     "task_server.errors": (
         "NotFinished",
         "RemoteError",

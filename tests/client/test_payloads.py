@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from task_server.client.blob import Blob
 from task_server.client.payloads import (
     INLINE_BYTES,
     INLINE_JSON_BYTES,
-    Blob,
+    VISIBLE_BYTES,
     decode_inline,
     digest_of,
     encode_arguments,
@@ -114,7 +115,8 @@ def test_a_large_pickle_becomes_a_blob() -> None:
 
     (content,) = payload.contents
     assert json.loads(b"{" + payload.members + b"}") == {
-        "call": {"encoding": "pickle", "blob": content.digest}
+        "call": {"encoding": "pickle", "blob": content.digest},
+        "features": {"0.bytes": INLINE_BYTES},
     }
     assert content.digest == digest_of(content.data)
     assert pickle.loads(content.data) == ((b"x" * INLINE_BYTES,), {})
@@ -133,7 +135,23 @@ def test_a_blob_stands_in_json_arguments_at_any_depth() -> None:
     assert members(BLOB, [{"a": BLOB}], k=BLOB) == {
         "args": [mark, [{"a": mark}]],
         "kwargs": {"k": mark},
+        "features": {"0.bytes": BLOB.size, "1.len": 1, "k.bytes": BLOB.size},
     }
+
+
+def test_what_the_server_cannot_see_or_does_not_look_into_is_described() -> None:
+    assert members((1, 2), how="fast")["features"] == {
+        "0.len": 2,
+        "0.0": 1,
+        "0.1": 2,
+        "0.sum": 3,
+        "0.max": 2,
+        "how": "fast",
+    }
+    assert members("x" * VISIBLE_BYTES)["features"] == {"0.len": VISIBLE_BYTES}
+    assert members("x" * INLINE_JSON_BYTES, k=1)["features"] == {"0.len": INLINE_JSON_BYTES, "k": 1}
+    assert "features" not in members(1, "text", [2.5], k={"a": None})
+    assert "features" not in members("\ud800")
 
 
 def test_beside_a_blob_each_value_that_only_pickles_is_a_blob_of_its_own() -> None:

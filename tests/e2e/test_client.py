@@ -12,7 +12,9 @@ import pytest
 from task_server import errors
 from task_server.client.client import Client
 from tests.e2e.conftest import Running
+from tests.e2e.processes import until
 
+SECONDS = 60.0
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 
@@ -54,6 +56,21 @@ def test_large_arguments_and_answers_travel_as_blobs(client: Client) -> None:
 
     assert client.call(lambda value: value[::-1], data) == data[::-1]
     assert client.call(lambda table: len(table), "x" * 6_000_000) == 6_000_000
+
+
+def test_estimates_of_pickled_arguments_know_what_is_in_them(client: Client) -> None:
+    def nap(pause: tuple[int, str]) -> None:
+        import time
+
+        time.sleep(pause[0] / 1000)
+
+    list(client.map(nap, [(10 * (n % 10), "ms") for n in range(100)]))
+    function = client.function(nap)
+
+    # It is learned from a moment after it has ended.
+    until(
+        lambda: 2 * function.estimate((10, "ms")).p50 < function.estimate((90, "ms")).p50, SECONDS
+    )
 
 
 def test_a_stored_blob_is_an_argument(client: Client, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Unpack
 
 from task_server.client import requests
 from task_server.client.batch import Batch
+from task_server.client.blob import Blob, BlobForm
 from task_server.client.caller import BatchOrder, Caller
 from task_server.client.calls import Calls, Function
 from task_server.client.environments import Preparation, order_body
@@ -17,7 +18,7 @@ from task_server.client.estimate import Estimate
 from task_server.client.future import Future
 from task_server.client.http import HttpTransport, Transport
 from task_server.client.options import Options
-from task_server.client.payloads import Blob, BlobForm, Content, digest_of, put_form
+from task_server.client.payloads import Content, digest_of, put_form
 from task_server.client.profile import find_server
 from task_server.client.session import Session
 from task_server.client.submission import Arguments, Call

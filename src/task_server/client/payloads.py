@@ -12,11 +12,13 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import isfinite
-from typing import Any, Literal, NoReturn
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from task_server.client.blob import Blob, BlobForm
+from task_server.client.features import features_of
 from task_server.client.functions import needs_this_python, pickled
 from task_server.errors import TaskServerError
 
@@ -24,35 +26,13 @@ INLINE_BYTES = 64 * 1024
 """A larger pickle travels as a blob."""
 INLINE_JSON_BYTES = 4 * 1024 * 1024
 """Larger JSON arguments travel as a blob."""
+VISIBLE_BYTES = 16 * 1024
+"""Larger JSON arguments are more than the server looks into when it estimates."""
 DEEPEST = 100
 """Levels of lists and objects in JSON arguments; the server takes 128."""
 _LARGEST = 10**4300
 _MARKS = frozenset({"$blob", "$bytes", "$float"})
 _AS_THEY_ARE = frozenset({str, bool, type(None)})
-
-BlobForm = Literal["bytes", "path", "json", "pickle"]
-
-
-class Blob:
-    """A stored value that can be passed as an argument; `client.put` makes one."""
-
-    __slots__ = ("digest", "form", "size")
-
-    def __init__(self, digest: str, form: BlobForm, size: int) -> None:
-        self.digest = digest
-        """`sha256:HEX`."""
-        self.form = form
-        """What the function gets: the bytes, a path of a file with them, or the value in them."""
-        self.size = size
-
-    def __repr__(self) -> str:
-        return f"<Blob {self.digest} as {self.form}, {self.size} bytes>"
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a Blob cannot be pickled into another value; pass it as an argument of its own,"
-            " or inside lists and dicts that hold nothing but plain JSON"
-        )
 
 
 class Content(Struct, frozen=True):
@@ -63,7 +43,7 @@ class Content(Struct, frozen=True):
 
 
 class Payload(Struct, frozen=True):
-    """The fields of a TASK that hold its arguments, as JSON members without braces."""
+    """The fields of a TASK that hold or describe its arguments, as JSON members without braces."""
 
     members: bytes
     contents: tuple[Content, ...] = ()
@@ -85,10 +65,24 @@ def encode_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Payload:
     """How a call's arguments travel."""
     plain = _as_json(args, kwargs)
     if plain is None:
-        return _as_pickle(tuple(args), dict(kwargs))
+        return _described(_as_pickle(tuple(args), dict(kwargs)), args, kwargs)
     if len(plain) > INLINE_JSON_BYTES:
-        return _as_json_blob(args, kwargs)
+        return _described(_as_json_blob(args, kwargs), args, kwargs)
+    if len(plain) > VISIBLE_BYTES or b'"$blob"' in plain:
+        return _described(Payload(plain), args, kwargs)
     return Payload(plain)
+
+
+def _described(payload: Payload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Payload:
+    """With features of what the server does not see."""
+    found = features_of(args, kwargs)
+    if not found:
+        return payload
+    try:
+        members = payload.members + b',"features":' + _encode(found)
+    except UnicodeEncodeError:  # a lone surrogate: there are rather none
+        return payload
+    return Payload(members, payload.contents, payload.needs_this_python)
 
 
 def is_plain(value: object, depth: int = DEEPEST) -> bool:
