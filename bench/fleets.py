@@ -28,6 +28,8 @@ WAITERS = 10_000
 CONNECTS_AT_ONCE = 1000
 POLL_SECONDS = 60.0
 TOLD_SECONDS = 300.0
+LATE_SECONDS = 300.0
+"""How much later than they could all tasks may end."""
 UNIT: Literal["% of a core"] = "% of a core"
 RUN_SECONDS = 1.0
 SETTLE_SECONDS = 3.0
@@ -51,7 +53,7 @@ class Watched(Struct, frozen=True):
 def idle_workers(place: Place, parent: Path | None, size: Size) -> list[Figure]:
     """Workers that are told nothing: each renews its session by a parked exchange."""
     with bed(place, parent, workers=0) as made:
-        watched = asyncio.run(watch_idle(made, WORKERS, size.watched_seconds))
+        watched = asyncio.run(_idle(made, size.watched_seconds))
     figures = [
         Figure(f"{WORKERS:,} idle workers: server", watched.percent(watched.used.server), UNIT)
     ]
@@ -61,14 +63,14 @@ def idle_workers(place: Place, parent: Path | None, size: Size) -> list[Figure]:
     return figures
 
 
-async def watch_idle(bed: Bed, workers: int, seconds: float) -> Watched:
-    """Let workers join, and then be."""
-    async with _fleet(bed, workers) as fleet:
+async def _idle(bed: Bed, seconds: float) -> Watched:
+    async with fleet_of(bed, WORKERS) as fleet:
         await asyncio.sleep(SETTLE_SECONDS)
-        return await _watch(bed, fleet, seconds)
+        return await watch(bed, fleet, seconds)
 
 
-async def _watch(bed: Bed, fleet: Fleet, seconds: float) -> Watched:
+async def watch(bed: Bed, fleet: Fleet, seconds: float) -> Watched:
+    """What a while costs in which nothing is submitted."""
     before, exchanges, started = used(bed), fleet.exchanges, time.perf_counter()
     await asyncio.sleep(seconds)
     took = time.perf_counter() - started
@@ -80,44 +82,44 @@ class Busy(Struct, frozen=True):
     """What busy workers got done."""
 
     tasks: int
+    run_seconds: float
+    """Of each."""
     seconds: float
     used: Shares
 
-    def kept_busy(self, workers: int, run_seconds: float) -> float:
+    def kept_busy(self, workers: int) -> float:
         """Share of the workers' time in which they ran something."""
-        return self.tasks * run_seconds / workers / self.seconds
+        return self.tasks * self.run_seconds / workers / self.seconds
 
 
 def busy_workers(place: Place, parent: Path | None, size: Size) -> list[Figure]:
     """Workers with one slot each, and tasks of a second, all of which are queued before."""
     with bed(place, parent, workers=0) as made:
-        busy = asyncio.run(
-            watch_busy(made, WORKERS, run_seconds=RUN_SECONDS, seconds=size.busy_seconds)
-        )
+        busy = asyncio.run(_busy(made, size.busy_seconds))
     name = f"{WORKERS:,} busy workers, tasks of 1 s"
     percent = 100 * busy.used.server / busy.seconds
     return [
-        Figure(f"{name}: share of time used", busy.kept_busy(WORKERS, RUN_SECONDS), "x"),
+        Figure(f"{name}: share of time used", busy.kept_busy(WORKERS), "x"),
         Figure(f"{name}: server", percent, UNIT),
     ]
 
 
-async def watch_busy(bed: Bed, workers: int, *, run_seconds: float, seconds: float) -> Busy:
-    """Run tasks that keep that many workers busy for about so many seconds."""
-    async with _fleet(bed, workers, run_seconds=run_seconds) as fleet:
-        await _learn(bed, fleet, workers)
-        tasks, already = int(workers * seconds / run_seconds), fleet.ended
-        before, started = used(bed), time.perf_counter()
-        await asyncio.to_thread(submit, bed, tasks)
-        await fleet.until(already + tasks, seconds=10 * seconds + 60)
-        took = time.perf_counter() - started
-        return Busy(tasks, took, used(bed).since(before))
+async def _busy(bed: Bed, seconds: float) -> Busy:
+    async with fleet_of(bed, WORKERS, run_seconds=RUN_SECONDS) as fleet:
+        return await watch_busy(bed, fleet, WORKERS, seconds)
 
 
-async def _learn(bed: Bed, fleet: Fleet, workers: int) -> None:
-    """One task for each worker: before, the server cannot know how long they take."""
+async def watch_busy(bed: Bed, fleet: Fleet, workers: int, seconds: float) -> Busy:
+    """Run tasks that keep workers of one slot busy for about so many seconds."""
+    # One each first: before, the server cannot know how long they take.
     await asyncio.to_thread(submit, bed, workers)
-    await fleet.until(workers, seconds=120)
+    await fleet.until(workers, seconds=fleet.run_seconds + LATE_SECONDS)
+    tasks = int(workers * seconds / fleet.run_seconds)
+    before, started = used(bed), time.perf_counter()
+    await asyncio.to_thread(submit, bed, tasks)
+    await fleet.until(workers + tasks, seconds=seconds + LATE_SECONDS)
+    took = time.perf_counter() - started
+    return Busy(tasks, fleet.run_seconds, took, used(bed).since(before))
 
 
 def submit(bed: Bed, tasks: int) -> list[str]:
@@ -136,7 +138,8 @@ def _submit_batch(connection: Connection, tasks: int) -> list[str]:
 
 
 @asynccontextmanager
-async def _fleet(bed: Bed, workers: int, *, run_seconds: float = 0.0) -> AsyncIterator[Fleet]:
+async def fleet_of(bed: Bed, workers: int, *, run_seconds: float = 0.0) -> AsyncIterator[Fleet]:
+    """Workers that have joined; let go when the block ends."""
     fleet = Fleet(bed.urls, bed.worker_token, run_seconds=run_seconds)
     try:
         await fleet.join(workers)
@@ -158,8 +161,8 @@ async def _wait_for_many(bed: Bed) -> list[Figure]:
     await polls.open(bed, ids)
     await asyncio.sleep(SETTLE_SECONDS)
     memory = sum(map(rss_mb, bed.servers)) - before
-    async with _fleet(bed, 0) as fleet:
-        watched = await _watch(bed, fleet, WAITED_SECONDS)
+    async with fleet_of(bed, 0) as fleet:
+        watched = await watch(bed, fleet, WAITED_SECONDS)
         started = time.perf_counter()
         await fleet.join(8, slots=64)
         async with asyncio.timeout(TOLD_SECONDS):

@@ -16,7 +16,7 @@ from bench.bed import Bed
 from bench.figures import Figure
 from bench.http import Connection
 from bench.sizes import KIB, MIB, Size
-from task_server import Client
+from task_server import Client, Executor
 from task_server.protocol.ids import new_ids, to_text
 
 DEFAULTS = b'{"module":"math","function":"sqrt"}'
@@ -90,6 +90,27 @@ def client_map(bed: Bed, size: Size) -> Done:
     return Done(size.mapped, [Figure(f"client.map over {size.mapped:,}", rate, "tasks/s")])
 
 
+def executor_map(bed: Bed, size: Size) -> Done:
+    """`list(executor.map(...))`, no chunksize given."""
+    with Executor(url=bed.url, token=bed.token) as executor:
+        started = time.perf_counter()
+        answers = list(executor.map(math.sqrt, range(size.mapped)))
+        rate = size.mapped / (time.perf_counter() - started)
+    assert answers == [math.sqrt(n) for n in range(size.mapped)]
+    return Done(size.mapped, [Figure(f"Executor.map over {size.mapped:,}", rate, "tasks/s")])
+
+
+def executor_submit(bed: Bed, size: Size) -> Done:
+    """A future each, as the reference has them."""
+    with Executor(url=bed.url, token=bed.token) as executor:
+        started = time.perf_counter()
+        futures = [executor.submit(math.sqrt, n) for n in range(size.mapped)]
+        answers = [future.result() for future in futures]
+        rate = size.mapped / (time.perf_counter() - started)
+    assert answers == [math.sqrt(n) for n in range(size.mapped)]
+    return Done(size.mapped, [Figure(f"Executor.submit, {size.mapped:,}", rate, "tasks/s")])
+
+
 def echoes_of(length: int, words: str) -> Callable[[Bed, Size], Done]:
     """Bytes there and back by the Python client; none twice, for what is stored once is cheap."""
 
@@ -119,6 +140,8 @@ SCENARIOS: dict[str, Scenario] = {
     "submits-64": Scenario(single_submits(64)),
     "calls-64": Scenario(submit_and_wait),
     "map": Scenario(client_map),
+    "executor-map": Scenario(executor_map),
+    "executor-submit": Scenario(executor_submit),
     "one-by-one": Scenario(one_by_one, reference.one_by_one),
     "echo-1KiB": _echo(KIB, "1 KiB"),
     "echo-100KiB": _echo(100 * KIB, "100 KiB"),

@@ -25,7 +25,7 @@ class Entry(Struct, frozen=True):
 
 OURS: dict[str, Entry] = {
     "process-pool": Entry("ProcessPoolExecutor(2)", "process_pool", is_own=True),
-    "task-server": Entry("task-server, Client.map", "task_server", is_durable=True, is_own=True),
+    "task-server": Entry("task-server, Executor.map", "task_server", is_durable=True, is_own=True),
 }
 """Always measured: the reference and this project."""
 

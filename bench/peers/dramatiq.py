@@ -16,8 +16,10 @@ from dramatiq.results.backends import RedisBackend
 from bench.peers.processes import REDIS, Processes
 
 MILLISECONDS = 120_000
-broker = RedisBroker(url=os.environ[REDIS])
-broker.add_middleware(Results(backend=RedisBackend(url=os.environ[REDIS], encoder=PickleEncoder())))
+URL = f"{os.environ[REDIS]}?socket_timeout=600"
+"""With redis-py's default a wait for an answer ends after seconds."""
+broker = RedisBroker(url=URL)
+broker.add_middleware(Results(backend=RedisBackend(url=URL, encoder=PickleEncoder())))
 dramatiq.set_broker(broker)
 dramatiq.set_encoder(PickleEncoder())
 

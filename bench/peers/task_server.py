@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import cast
 
 from bench.bed import bed
 from bench.peers.processes import Processes
-from task_server import Client
+from task_server import Client, Executor
 
 
 class Peer:
-    """`Client.map` for many, `Client.call` for one."""
+    """`Executor.map` for many, `Client.call` for one."""
 
     def __init__(self, processes: Processes) -> None:
         self._stack = ExitStack()
         made = self._stack.enter_context(bed(parent=processes.folder))
         self._client = self._stack.enter_context(Client(made.url, made.token))
+        self._executor = self._stack.enter_context(Executor(client=self._client))
 
     def submit(self, count: int) -> Iterator[float]:
-        """One batch."""
-        return iter(self._client.map("math:sqrt", range(count)))
+        """As one batch, without a chunksize."""
+        return self._executor.map(math.sqrt, range(count))
 
     def call(self, number: float) -> float:
         """One."""
