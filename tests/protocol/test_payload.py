@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from task_server.errors import Invalid, Malformed
-from task_server.protocol.payload import check_keys, check_payload, check_text, depth_of
+from task_server.protocol.payload import (
+    check_keys,
+    check_payload,
+    check_payloads,
+    check_text,
+    depth_of,
+)
 
 values = st.recursive(
     st.none()
@@ -27,6 +33,7 @@ def test_whatever_python_writes_is_taken(value: object, ascii: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii)
 
     check_payload(text.encode("utf-8", "replace"), "args")
+    check_payloads([b"[1]", text.encode("utf-8", "replace"), b"{}"], "args")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +53,8 @@ def test_whatever_python_writes_is_taken(value: object, ascii: bool) -> None:
 def test_what_would_come_out_changed_is_refused(text: str) -> None:
     with pytest.raises(Invalid):
         check_payload(text.encode(), "args")
+    with pytest.raises(Invalid):
+        check_payloads([b"[1]", text.encode(), b"{}"], "args")
 
 
 @pytest.mark.parametrize(
@@ -65,12 +74,15 @@ def test_what_would_come_out_changed_is_refused(text: str) -> None:
 )
 def test_what_comes_out_as_it_went_in_is_taken(text: str) -> None:
     check_payload(text.encode(), "args")
+    check_payloads([b"[1]", text.encode(), b"{}"], "args")
 
 
 @pytest.mark.parametrize("text", ["[" * 129 + "]" * 129, "[" * 100_000, '{"a":' * 200 + "1"])
 def test_what_is_nested_too_deep_is_refused(text: str) -> None:
     with pytest.raises(Malformed):
         check_payload(text.encode(), "args")
+    with pytest.raises(Malformed):
+        check_payloads([b"[1]", text.encode(), b"{}"], "args")
 
 
 @given(values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from itertools import accumulate
 
 from task_server.errors import Invalid, Malformed
@@ -52,6 +53,16 @@ def check_payload(raw: bytes, field: str) -> None:
         raise Malformed(f"{field} is nested deeper than {MAXIMUM_DEPTH}")
     if len(raw) > SMALL or b"e" in raw or b"E" in raw or b"\\" in raw:
         _check_odd(raw, field)
+
+
+def check_payloads(raws: Sequence[bytes], field: str) -> None:
+    """`check_payload` for each; many small ones are looked at together."""
+    joined = b",".join(raws)
+    # None of up to MAXIMUM_DEPTH bytes can be too deep, nor hold an integer that is too long.
+    is_plain = b"\\u" not in joined and _BIG_EXPONENT.search(joined) is None
+    for raw in raws:
+        if len(raw) > MAXIMUM_DEPTH or not is_plain:
+            check_payload(raw, field)
 
 
 def _check_odd(raw: bytes, field: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from operator import add
 
 SMALLEST_SECONDS = 1e-6
+MOST_SECONDS = 1e9
 BINS_PER_DOUBLING = 4
 BINS = 160  # up to 2^40 us, 12 days
 _LOG_SMALLEST = math.log(SMALLEST_SECONDS)
@@ -15,16 +17,14 @@ _SCALE = BINS_PER_DOUBLING / math.log(2)
 
 def log_of(seconds: float) -> float:
     """The logarithm of a run time that the scale can hold."""
-    return math.log(min(seconds, 1e9)) if seconds > SMALLEST_SECONDS else _LOG_SMALLEST  # nor NaN
+    return (
+        math.log(min(seconds, MOST_SECONDS)) if seconds > SMALLEST_SECONDS else _LOG_SMALLEST
+    )  # nor NaN
 
 
 def bin_of(seconds: float) -> int:
     """The bin that holds a run time."""
-    return _bin(log_of(seconds))
-
-
-def _bin(log_seconds: float) -> int:
-    return min(int((log_seconds - _LOG_SMALLEST) * _SCALE), BINS - 1)
+    return min(int((log_of(seconds) - _LOG_SMALLEST) * _SCALE), BINS - 1)
 
 
 def seconds_at(position: float) -> float:
@@ -41,12 +41,17 @@ class Histogram:
         self.counts = array("Q", data or bytes(8 * BINS))
         self.total = sum(self.counts)
 
-    def add(self, seconds: float) -> float:
-        """Count one run time; gives its logarithm."""
-        log_seconds = log_of(seconds)
-        self.counts[_bin(log_seconds)] += 1
-        self.total += 1
-        return log_seconds
+    def add_all(self, seconds: Sequence[float]) -> list[float]:
+        """Count run times; gives their logarithms."""
+        log, counts = math.log, self.counts
+        logs = [
+            log(each) if SMALLEST_SECONDS < each < MOST_SECONDS else log_of(each)
+            for each in seconds
+        ]
+        for found in [int((each - _LOG_SMALLEST) * _SCALE) for each in logs]:
+            counts[found if found < BINS else BINS - 1] += 1
+        self.total += len(logs)
+        return logs
 
     def quantiles(self, levels: tuple[float, ...]) -> list[float]:
         """Run times in seconds below which these shares of the counts lie, levels ascending.

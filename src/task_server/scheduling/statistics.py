@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from task_server.scheduling.accuracy import Accuracy, Call
@@ -14,6 +16,9 @@ UNKNOWN_SECONDS = 1.0
 """The guess for a function of which nothing is known, nor of its owner, nor of this server."""
 EACH_CALLS, SAMPLE = 1000, 8
 """So many first calls tell of the pace, of those behind them one in so many: they are short."""
+Run = tuple[float, float, float, float, float, int, float, float]
+"""An attempt that ended: seconds that it ran, queued, installed, imported and had of a processor,
+its peak in bytes; p50 (negative: a guess) and p90 as of its lease."""
 _LEVELS = (0.1, 0.5, 0.9, 0.99)
 _SUMS = (
     "calls",
@@ -145,26 +150,42 @@ class Statistics:
         self._price = None
         self.settle()
 
-    def count(
-        self,
-        run_seconds: float,
-        predicted: float = -1.0,
-        high: float = 0.0,
-        environment: str | None = None,
-        at: float = 0.0,
+    def count(self, run_seconds: float) -> None:
+        """Count one success of which no more is known."""
+        self.count_all([(run_seconds, 0.0, 0.0, 0.0, 0.0, 0, -1.0, 0.0)])
+
+    def count_all(
+        self, runs: Sequence[Run], *, environment: str | None = None, at: float = 0.0
     ) -> None:
-        """Count a success, whose lease had `predicted` (p50; negative: a guess) and p90 `high`."""
+        """Count successes in that environment, at that time: one at least."""
+        # A group may end a thousand tasks: hardly any Python code for each of them.
+        seconds, *_, predicted, high = zip(*runs, strict=True)
         if not self.calls:
-            self.first_seconds = run_seconds
-        self.calls += 1
-        self.run_seconds += run_seconds
-        self.square_seconds += run_seconds * run_seconds
-        log_seconds = self.histogram.add(run_seconds)
-        self._judged_next.append((run_seconds, log_seconds, predicted, high))
-        is_sampled = self.calls < EACH_CALLS or not self.calls % SAMPLE
-        if is_sampled and environment is not None:
-            self.pace.count(log_seconds, environment=environment, at=at)
+            self.first_seconds = seconds[0]
+        log_seconds = self.histogram.add_all(seconds)
+        self._judged_next += zip(seconds, log_seconds, predicted, high, strict=True)
+        if environment is not None:
+            for number, each in enumerate(log_seconds, self.calls + 1):
+                if number < EACH_CALLS or not number % SAMPLE:
+                    self.pace.count(each, environment=environment, at=at)
+        self.calls += len(runs)
+        self.run_seconds += sum(seconds)
+        self.square_seconds += sum(each * each for each in seconds)
+        self._add_used(runs)
         self._price = None
+
+    def count_failures(self, runs: Sequence[Run]) -> None:
+        """Count failures, one at least."""
+        self.failures += len(runs)
+        self._add_used(runs)
+
+    def _add_used(self, runs: Sequence[Run]) -> None:
+        _, queue, install, imports, cpu, peak_bytes, _, _ = zip(*runs, strict=True)
+        self.queue_seconds += sum(queue)
+        self.install_seconds += sum(install)
+        self.import_seconds += sum(imports)
+        self.cpu_seconds += sum(cpu)
+        self.peak_bytes = max(self.peak_bytes, *peak_bytes)
 
     def moments(self) -> tuple[float, float]:
         """Mean and variance of the run times."""

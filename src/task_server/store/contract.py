@@ -260,6 +260,10 @@ class Decided(Struct):
     duplicate: bool = False
 
 
+DONE = Decided(200)
+"""What becomes of nearly every report: it ended its task."""
+
+
 class Dealt(Struct):
     """A leased task."""
 

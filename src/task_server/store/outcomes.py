@@ -7,6 +7,7 @@ from hashlib import blake2b
 import msgspec
 
 from task_server.protocol.tasks import Error
+from task_server.scheduling.statistics import Run
 from task_server.store.contract import AttemptReport, Used
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Change
@@ -43,10 +44,25 @@ def outcome_of(
 
 def plausible(used: Used) -> Used:
     """What a worker measured, nothing where that cannot be: one NaN would spoil a sum for ever."""
-    durations = (used.run_seconds, used.install_seconds, used.import_seconds, used.cpu_seconds)
-    is_plausible = all(0.0 <= seconds < 1e9 for seconds in durations)
+    is_plausible = (
+        0.0 <= used.run_seconds < 1e9
+        and 0.0 <= used.install_seconds < 1e9
+        and 0.0 <= used.import_seconds < 1e9
+        and 0.0 <= used.cpu_seconds < 1e9
+        and 0 <= used.peak_bytes < 2**60
+    )
+    return used if is_plausible else Used(resolved=used.resolved, worker=used.worker)
+
+
+def run_of(used: Used, *, queue_seconds: float, predicted: float, high: float) -> Run:
+    """What is counted of an attempt that ended."""
     return (
-        used
-        if is_plausible and 0 <= used.peak_bytes < 2**60
-        else Used(resolved=used.resolved, worker=used.worker)
+        used.run_seconds,
+        max(queue_seconds, 0.0),
+        used.install_seconds,
+        used.import_seconds,
+        used.cpu_seconds,
+        used.peak_bytes,
+        predicted,
+        high,
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from task_server.errors import Invalid, NoCommonProtocol, RequestError, TooLarge
-from task_server.protocol.payload import check_keys, check_payload
+from task_server.protocol.payload import check_keys, check_payload, check_payloads
 from task_server.protocol.tasks import Error, ErrorKind
 from task_server.protocol.workers import (
     PROTOCOL,
@@ -27,6 +27,7 @@ from task_server.server.service import assignments
 from task_server.server.service.views import moment
 from task_server.server.state import State
 from task_server.store.contract import (
+    DONE,
     AttemptReport,
     Decided,
     ExchangeRequest,
@@ -83,7 +84,7 @@ async def exchange(state: State, call: Call) -> Reply:
     body = await call.body(state.settings.body_bytes)
     check_object(body)
     asked = decode(body, _exchanges)
-    reports = [_report(state, report) for report in asked.reports]
+    reports = _reports(state, asked.reports)
     wait = 0.0 if state.is_stopping else min(max(asked.wait, 0.0), state.store.lease_seconds / 3)
     request = ExchangeRequest(
         call.params["id"],
@@ -126,6 +127,11 @@ def _reply(
 
 
 def _decisions(reports: Sequence[Report], decisions: Sequence[Decided]) -> bytes:
+    if reports and all(decided is DONE for decided in decisions):
+        # What is the same for all of them is put between their leases, and not encoded for each.
+        leases = encode([report.lease for report in reports])
+        between = leases[2:-2].replace(b'","', b'","status":200},{"lease":"')
+        return b'[{"lease":"%s","status":200}]' % between
     return encode(
         [
             {"lease": report.lease, "status": decided.status, "duplicate": True}
@@ -136,12 +142,25 @@ def _decisions(reports: Sequence[Report], decisions: Sequence[Decided]) -> bytes
     )
 
 
-def _report(state: State, report: Report) -> AttemptReport:
+def _reports(state: State, reports: Sequence[Report]) -> list[AttemptReport]:
+    answers = [bytes(report.answer) for report in reports]
     try:
-        encoding, answer = _outcome(report)
+        check_payloads(answers, "answer")
+        is_checked = True
+    except RequestError:  # one of them is to be refused: which?
+        is_checked = False
+    return [
+        _report(state, report, answer, is_checked=is_checked)
+        for report, answer in zip(reports, answers, strict=True)
+    ]
+
+
+def _report(state: State, report: Report, answer: bytes, *, is_checked: bool) -> AttemptReport:
+    try:
+        encoding, answer = _outcome(report, answer, is_checked=is_checked)
     except RequestError as error:
         report = _refused(report, error)
-        encoding, answer = _outcome(report)
+        encoding, answer = _outcome(report, b"", is_checked=True)
     lease = LeaseKey.parse(report.lease)
     return AttemptReport(
         lease or NO_LEASE,
@@ -168,13 +187,14 @@ def _used(report: Report) -> Used:
     if usage is None:
         return Used()
     return Used(
-        run_seconds=max(usage.run_seconds, 0.0),
-        install_seconds=max(usage.install_seconds, 0.0),
-        import_seconds=max(usage.import_seconds, 0.0),
-        cpu_seconds=max(usage.cpu_seconds, 0.0),
-        peak_bytes=_bytes(usage.peak_bytes),
-        sandbox=usage.sandbox if usage.sandbox in SANDBOX_LEVELS else 0,
-        resolved=None if resolved is None else {"module": resolved.module, "rule": resolved.rule},
+        usage.run_seconds,
+        usage.install_seconds,
+        usage.import_seconds,
+        usage.cpu_seconds,
+        usage.peak_bytes,
+        None if resolved is None else {"module": resolved.module, "rule": resolved.rule},
+        None,
+        usage.sandbox if usage.sandbox in SANDBOX_LEVELS else 0,
     )
 
 
@@ -192,17 +212,17 @@ def _log(state: State, text: str | None) -> bytes:
         return text.encode(errors="replace")[: state.settings.log_bytes]
 
 
-def _outcome(report: Report) -> tuple[Encoding, bytes]:
+def _outcome(report: Report, answer: bytes, *, is_checked: bool) -> tuple[Encoding, bytes]:
     if report.outcome != "succeeded":
         return Encoding.ERROR, encode(report.error) if report.error else b""
     is_pickle = report.encoding == "pickle"
     if report.blob is not None:
         return Encoding.PICKLE_BLOB if is_pickle else Encoding.JSON_BLOB, report.blob.encode()
-    answer = bytes(report.answer) or b"null"
     if len(answer) > MAXIMUM_ANSWER:
         raise TooLarge("an answer of that size is uploaded as a blob first")
-    check_payload(answer, "answer")
-    return Encoding.PICKLE if is_pickle else Encoding.JSON, answer
+    if not is_checked:
+        check_payload(answer, "answer")
+    return Encoding.PICKLE if is_pickle else Encoding.JSON, answer or b"null"
 
 
 MAXIMUM_ANSWER = 1 << 20

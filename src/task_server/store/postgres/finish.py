@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from task_server.scheduling.statistics import Run
 from task_server.store import transitions
-from task_server.store.contract import AttemptReport, Decided, Ended, LeaseKey, Used
-from task_server.store.outcomes import digest_of, in_row, plausible
+from task_server.store.contract import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
+from task_server.store.outcomes import digest_of, in_row, plausible, run_of
 from task_server.store.postgres.blobs import keep_reported, lacks_blob, missing_blobs
 from task_server.store.postgres.change import (
     Changes,
@@ -43,6 +44,9 @@ SELECT p.task, p.worker, p.generation, p.lease, p.attempt, p.outcome_ok, p.outco
  CROSS JOIN LATERAL (
    SELECT x.* FROM past_attempts x WHERE x.task = w.task AND x.worker = w.worker OFFSET 0) p
  ORDER BY p.task, p.attempt"""
+
+
+NOTHING = Used()
 
 
 class Told(Struct, eq=False):
@@ -119,8 +123,8 @@ async def _succeed(group: Group, told: Sequence[Told]) -> None:
     await know_kinds(group.connection, group.memory, {row[2] for row in found})
     by_task = {_number(each): each for each in told}
     ended = [(by_task[row[0]], row) for row in sorted(found, key=lambda row: int(row[9]))]
-    for each, row in ended:
-        _count_success(group, each, row)
+    _count_successes(group, ended)
+    group.ended += [_ended(group, each, row) for each, row in ended]
     reports = [(_number(each), each.report) for each, _ in ended]
     await keep_reported(group, reports)
     await group.write_payloads(1, [(number, report.answer) for number, report in reports])
@@ -149,35 +153,38 @@ def _success_row(told: Told, n: int) -> tuple[object, ...]:
     )
 
 
-def _count_success(group: Group, told: Told, row: Sequence[Any]) -> None:
-    number, task, kind_number, batch, position, submitted_at, started_at, *estimate, n = row
-    kind = group.memory.kinds[kind_number]
-    used = told.report.used or Used()
-    group.count_attempt(
-        kind,
-        used,
-        is_success=True,
-        queue_seconds=started_at - submitted_at,
-        predicted=estimate[0],
-        high=estimate[1],
+def _count_successes(group: Group, ended: Sequence[tuple[Told, Sequence[Any]]]) -> None:
+    """Count them in their functions, their batches and their owners' shares."""
+    by_kind: dict[int, list[Run]] = defaultdict(list)
+    for told, (_, _, kind, _, _, submitted_at, started_at, predicted, high, _) in ended:
+        used = told.report.used or NOTHING
+        queue_seconds = started_at - submitted_at
+        run = run_of(used, queue_seconds=queue_seconds, predicted=predicted, high=high)
+        by_kind[kind].append(run)
+        told.decided = DONE
+    for number, runs in by_kind.items():
+        kind = group.memory.kinds[number]
+        group.count_attempts(kind, runs, is_success=True)
+        predicted = sum(abs(run[6]) for run in runs)
+        group.settle(kind.spec.owner, predicted=predicted, seconds=sum(run[0] for run in runs))
+    for batch, count in Counter([row[3] for _, row in ended]).items():
+        group.count_end(batch, State.SUCCEEDED, count)
+
+
+def _ended(group: Group, told: Told, row: Sequence[Any]) -> Ended:
+    number, task, kind, batch, position, *_, n = row
+    return Ended(
+        number,
+        task,
+        group.memory.kinds[kind].spec.owner,
+        batch,
+        position if position is not None else -1,
+        State.SUCCEEDED,
+        group.memory.server,
+        n,
+        told.report.encoding,
+        told.report.answer,
     )
-    group.settle(kind.spec.owner, predicted=estimate[0], seconds=used.run_seconds)
-    group.count_end(batch, State.SUCCEEDED)
-    group.ended.append(
-        Ended(
-            number,
-            task,
-            kind.spec.owner,
-            batch,
-            position if position is not None else -1,
-            State.SUCCEEDED,
-            group.memory.server,
-            n,
-            told.report.encoding,
-            told.report.answer,
-        )
-    )
-    told.decided = Decided(200)
 
 
 # ---- all else, by the rules
@@ -302,14 +309,13 @@ def _answer(
         # A plain worker need not measure: from its lease to its answer is as near as can be known.
         begun = row.started_at if issued.holds and row.started_at else group.now
         report.used = Used(run_seconds=max(group.now - begun, 0.0))
-    group.count_attempt(
-        row.kind,
+    run = run_of(
         report.used,
-        is_success=is_success,
         queue_seconds=(row.started_at or group.now) - row.submitted_at,
         predicted=row.predicted,
         high=row.predicted_high,
     )
+    group.count_attempts(row.kind, [run], is_success=is_success)
     if issued.holds:
         seconds = report.used.run_seconds
         group.settle(row.kind.spec.owner, predicted=row.predicted, seconds=seconds)

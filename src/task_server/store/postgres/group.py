@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from task_server.scheduling.statistics import Statistics
+from task_server.scheduling.statistics import Run, Statistics
 from task_server.store.contract import (
     Accepted,
     AttemptReport,
@@ -20,7 +20,6 @@ from task_server.store.contract import (
     ExchangeResult,
     Kind,
     Submission,
-    Used,
 )
 from task_server.store.group_commit import Operation
 from task_server.store.outcomes import INLINE_BYTES
@@ -172,30 +171,16 @@ class Group:
             change = self.batches.setdefault(batch, [0, 0, 0, 0])
             change[state - State.SUCCEEDED] += count
 
-    def count_attempt(
-        self,
-        kind: Kind,
-        used: Used,
-        *,
-        is_success: bool,
-        queue_seconds: float,
-        predicted: float,
-        high: float,
-    ) -> None:
-        """Count an attempt that ended with an answer or a failure, and judge its estimate."""
+    def count_attempts(self, kind: Kind, runs: Sequence[Run], *, is_success: bool) -> None:
+        """Count attempts that ended with answers or with failures, and judge their estimates."""
         statistics = self.counted.get(kind.function)
         if statistics is None:
             statistics = self.counted[kind.function] = self.memory.own_copy(kind.function)
         if is_success:
             environment = self.memory.environment_of(kind)
-            statistics.count(used.run_seconds, predicted, high, environment, self.now)
+            statistics.count_all(runs, environment=environment, at=self.now)
         else:
-            statistics.failures += 1
-        statistics.queue_seconds += max(queue_seconds, 0.0)
-        statistics.install_seconds += used.install_seconds
-        statistics.import_seconds += used.import_seconds
-        statistics.cpu_seconds += used.cpu_seconds
-        statistics.peak_bytes = max(statistics.peak_bytes, used.peak_bytes)
+            statistics.count_failures(runs)
 
     def settle(self, owner: int, *, predicted: float, seconds: float) -> None:
         """An attempt took `seconds`, not what its owner was charged at the lease."""

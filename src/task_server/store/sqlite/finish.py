@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+
 import msgspec
 from msgspec import Struct
 
+from task_server.scheduling.statistics import Run
 from task_server.store import transitions
-from task_server.store.contract import AttemptReport, Decided, Ended, LeaseKey, Used
-from task_server.store.outcomes import digest_of, in_row, plausible
+from task_server.store.contract import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
+from task_server.store.outcomes import INLINE_BYTES, digest_of, plausible, run_of
 from task_server.store.sqlite.blobs import keep_reported, lacks_blob
 from task_server.store.sqlite.change import (
     FullRow,
@@ -32,6 +35,14 @@ _END = (
 )
 
 
+Held = tuple[AttemptReport, Running]
+"""A report of a lease that ends its task for good."""
+NOTHING = Used()
+SUCCEEDED, FAILED = int(State.SUCCEEDED), int(State.FAILED)
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
 class Attempt(Struct):
     """A reported attempt as the store knows it."""
 
@@ -44,7 +55,7 @@ class Attempt(Struct):
 
 def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> list[Decided]:
     """Decide each report; of several for one lease the first that ends its task counts."""
-    held: dict[int, tuple[AttemptReport, Running]] = {}
+    held: dict[int, Held] = {}
     for index, report in enumerate(reports):
         if report.used is not None:
             report.used = plausible(report.used)
@@ -55,7 +66,7 @@ def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> 
     if held:
         _end_held(group, list(held.values()))
     return [
-        Decided(200) if index in held else _decide(group, session, report)
+        DONE if index in held else _decide(group, session, report)
         for index, report in enumerate(reports)
     ]
 
@@ -64,14 +75,15 @@ def _held_to_its_end(session: Session, report: AttemptReport) -> Running | None:
     """The lease that a report ends for good: an answer, or a failure without another try."""
     if report.lease is None or report.outcome not in ("succeeded", "failed"):
         return None
-    running = session.leases.get(report.lease.number)
-    if running is None or running.key != report.lease:
+    lease = report.lease
+    running = session.leases.get(lease.number)
+    if running is None or (running.attempt, running.secret) != (lease.attempt, lease.secret):
         return None
     is_last = report.outcome == "succeeded" or running.kind.spec.max_attempts <= 1
     return running if is_last else None
 
 
-def _end_held(group: Group, held: list[tuple[AttemptReport, Running]]) -> None:
+def _end_held(group: Group, held: list[Held]) -> None:
     """End tasks whose holder says so."""
     first_n = group.memory.next_n
     rows = [
@@ -79,10 +91,10 @@ def _end_held(group: Group, held: list[tuple[AttemptReport, Running]]) -> None:
             running.number,
             running.attempt,
             running.secret,
-            int(State.SUCCEEDED if report.outcome == "succeeded" else State.FAILED),
-            in_row(report.answer),
+            SUCCEEDED if report.outcome == "succeeded" else FAILED,
+            report.answer if len(report.answer) <= INLINE_BYTES else None,
             int(report.encoding),
-            msgspec.msgpack.encode(report.used) if report.used else None,
+            _encode(report.used) if report.used else None,
             n,
             max(group.now, running.started_at),  # the clock may have been set back
         )
@@ -91,43 +103,58 @@ def _end_held(group: Group, held: list[tuple[AttemptReport, Running]]) -> None:
     if write_many(group.connection, _END, rows) != len(rows):
         raise LostUpdate("a lease was not as its session had it")
     group.memory.next_n = first_n + len(held)
-    for n, (report, running) in enumerate(held, first_n):
-        _count_end(group, report, running, n)
+    for report, running in held:
         keep_reported(group, running.number, report)
+    for is_success in (True, False):
+        _count_ends(group, [e for e in held if (e[0].outcome == "succeeded") is is_success])
+    group.ended += [_ended(report, running, n) for n, (report, running) in enumerate(held, first_n)]
     group.write_outcomes([(running.number, report.answer) for report, running in held])
     group.write_logs(
         [(running.number, running.attempt, report.log) for report, running in held if report.log]
     )
 
 
-def _count_end(group: Group, report: AttemptReport, running: Running, n: int) -> None:
-    is_success = report.outcome == "succeeded"
-    state = State.SUCCEEDED if is_success else State.FAILED
-    used = report.used or Used()
-    owner = running.kind.spec.owner
-    group.count_attempt(
-        running.kind,
-        used,
-        is_success=is_success,
+def _count_ends(group: Group, held: list[Held]) -> None:
+    """Count what succeeded, or what failed: in its function, its batch and its owner's share."""
+    by_kind: dict[int, list[Held]] = defaultdict(list)
+    for each in held:
+        by_kind[each[1].kind.number].append(each)
+    for some in by_kind.values():
+        report, running = some[0]
+        is_success = report.outcome == "succeeded"
+        runs = [_run(report, running) for report, running in some]
+        group.count_attempts(running.kind, runs, is_success=is_success)
+        group.memory.shares.settle(
+            running.kind.spec.owner,
+            predicted=sum(abs(running.predicted) for _, running in some),
+            seconds=sum(run[0] for run in runs),
+        )
+        state = State.SUCCEEDED if is_success else State.FAILED
+        for batch, count in Counter([running.batch for _, running in some]).items():
+            group.count_end(batch, state, count)
+
+
+def _run(report: AttemptReport, running: Running) -> Run:
+    return run_of(
+        report.used or NOTHING,
         queue_seconds=running.started_at - running.submitted_at,
         predicted=running.predicted,
         high=running.predicted_high,
     )
-    group.memory.shares.settle(owner, predicted=abs(running.predicted), seconds=used.run_seconds)
-    group.count_end(running.batch, state)
-    group.ended.append(
-        Ended(
-            running.number,
-            running.id,
-            owner,
-            running.batch,
-            running.position if running.position is not None else -1,
-            state,
-            SERVER,
-            n,
-            report.encoding,
-            report.answer,
-        )
+
+
+def _ended(report: AttemptReport, running: Running, n: int) -> Ended:
+    return Ended(
+        running.number,
+        running.id,
+        running.kind.spec.owner,
+        running.batch,
+        running.position if running.position is not None else -1,
+        State.SUCCEEDED if report.outcome == "succeeded" else State.FAILED,
+        SERVER,
+        n,
+        report.encoding,
+        report.answer,
     )
 
 
@@ -181,14 +208,13 @@ def _write_answer(
         begun = row.started_at if issued.holds and row.started_at else group.now
         report.used = Used(run_seconds=max(group.now - begun, 0.0))
     used = report.used
-    group.count_attempt(
-        row.kind,
+    run = run_of(
         used,
-        is_success=is_success,
         queue_seconds=(row.started_at or group.now) - row.submitted_at,
         predicted=row.predicted,
         high=row.predicted_high,
     )
+    group.count_attempts(row.kind, [run], is_success=is_success)
     if issued.holds:
         settle(group, row, seconds=used.run_seconds)
     if report.log:

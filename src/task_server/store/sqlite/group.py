@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from task_server.scheduling.lanes import Lane
-from task_server.scheduling.statistics import Statistics
-from task_server.store.contract import Ended, ExchangeResult, Kind, Used
+from task_server.scheduling.statistics import Run, Statistics
+from task_server.store.contract import Ended, ExchangeResult, Kind
 from task_server.store.group_commit import Operation
 from task_server.store.outcomes import INLINE_BYTES
 from task_server.store.sqlite.many import write_many
@@ -204,43 +204,29 @@ class Group:
 
     # ---- counting
 
-    def count_end(self, batch: int | None, state: State) -> None:
-        """Count an ended task in its batch."""
+    def count_end(self, batch: int | None, state: State, count: int = 1) -> None:
+        """Count ended tasks in their batch."""
         if batch is None:
             return
         change = self.batches[batch]
         if state is State.SUCCEEDED:
-            change.succeeded += 1
+            change.succeeded += count
         elif state is State.FAILED:
-            change.failed += 1
+            change.failed += count
         elif state is State.CANCELLED:
-            change.cancelled += 1
+            change.cancelled += count
         else:
-            change.expired += 1
+            change.expired += count
 
-    def count_attempt(
-        self,
-        kind: Kind,
-        used: Used,
-        *,
-        is_success: bool,
-        queue_seconds: float,
-        predicted: float,
-        high: float,
-    ) -> None:
-        """Count an attempt that ended with an answer or a failure, and judge its estimate."""
+    def count_attempts(self, kind: Kind, runs: Sequence[Run], *, is_success: bool) -> None:
+        """Count attempts that ended with answers or with failures, and judge their estimates."""
         statistics = self.memory.statistics_of(kind)
         if is_success:
             lane = self.memory.lanes.get(kind.lane)
             environment = None if lane is None else lane.environment
-            statistics.count(used.run_seconds, predicted, high, environment, self.now)
+            statistics.count_all(runs, environment=environment, at=self.now)
         else:
-            statistics.failures += 1
-        statistics.queue_seconds += max(queue_seconds, 0.0)
-        statistics.install_seconds += used.install_seconds
-        statistics.import_seconds += used.import_seconds
-        statistics.cpu_seconds += used.cpu_seconds
-        statistics.peak_bytes = max(statistics.peak_bytes, used.peak_bytes)
+            statistics.count_failures(runs)
         self.statistics.add(statistics)
 
     def write_outcomes(self, outcomes: list[tuple[int, bytes]]) -> None:
