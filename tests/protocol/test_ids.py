@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from task_server.protocol.ids import from_text, made_at, new_id, new_ids, to_text
+from task_server.protocol.ids import (
+    from_text,
+    from_texts,
+    made_at,
+    new_id,
+    new_ids,
+    to_text,
+    to_texts,
+)
 
 AT = 1_800_000_000.123
 
@@ -37,16 +45,20 @@ def test_an_id_tells_when_it_was_made() -> None:
 @given(st.binary(min_size=16, max_size=16))
 def test_the_text_is_the_usual_one(identifier: bytes) -> None:
     assert to_text(identifier) == str(uuid.UUID(bytes=identifier))
+    assert to_texts([bytes(16), identifier])[1] == to_text(identifier)
 
 
 def test_the_text_leads_back_to_the_id() -> None:
-    for identifier in new_ids(100):
+    new = new_ids(100)
+    for identifier in new:
         assert from_text(to_text(identifier)) == identifier
+    assert from_texts(to_texts(new)) == new
 
 
 @given(st.text())
 def test_no_other_text_is_an_id(text: str) -> None:
     assert from_text(text) is None
+    assert from_texts([text]) is None
 
 
 @pytest.mark.parametrize(
@@ -67,3 +79,4 @@ def test_other_spellings_are_no_ids(change) -> None:  # type: ignore[no-untyped-
     assert from_text(text) is not None
 
     assert from_text(change(text)) is None
+    assert from_texts([text, change(text)]) is None

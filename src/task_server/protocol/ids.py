@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Sequence
 
 _TEXT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+
+_HEXADECIMAL = re.compile("[0-9a-f]*", re.ASCII)
+_VARIANTS = frozenset("89ab")
 
 
 def new_ids(count: int, *, at: float | None = None) -> list[bytes]:
@@ -35,6 +39,33 @@ def to_text(identifier: bytes) -> str:
     """The usual text of an id, lower case with hyphens."""
     h = identifier.hex()
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+def to_texts(identifiers: Sequence[bytes]) -> list[str]:
+    """The texts of many."""
+    h = b"".join(identifiers).hex()
+    return [
+        f"{h[i : i + 8]}-{h[i + 8 : i + 12]}-{h[i + 12 : i + 16]}-{h[i + 16 : i + 20]}"
+        f"-{h[i + 20 : i + 32]}"
+        for i in range(0, len(h), 32)
+    ]
+
+
+def from_texts(texts: Sequence[str]) -> list[bytes] | None:
+    """What `from_text` gives for each; None when one of them is no id."""
+    joined = "".join(texts)
+    hyphens = "-" * len(texts)
+    is_spelled_so = (
+        all(len(text) == 36 for text in texts)
+        and all(joined[at::36] == hyphens for at in (8, 13, 18, 23))
+        and joined[14::36] == "7" * len(texts)
+        and set(joined[19::36]) <= _VARIANTS
+    )
+    digits = joined.replace("-", "")
+    if not is_spelled_so or _HEXADECIMAL.fullmatch(digits) is None:
+        return None
+    data = bytes.fromhex(digits)
+    return [data[i : i + 16] for i in range(0, len(data), 16)]
 
 
 def from_text(text: str) -> bytes | None:

@@ -62,7 +62,7 @@ async def post(state: State, call: Call) -> Reply:
             state.waiting.touch(row.batch)
     reply = Submitted(
         batch=ids.to_text(batch) if batch else "",
-        ids=[ids.to_text(each) for each in accepted.ids],
+        ids=ids.to_texts(accepted.ids),
         duplicate=accepted.duplicate,
         estimate=result.estimate,
     )

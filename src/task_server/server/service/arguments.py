@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Sequence
 
 import msgspec
+from msgspec import Struct
 
 from task_server.errors import Invalid
-from task_server.protocol.payload import check_payload
+from task_server.protocol.payload import check_payload, check_payloads
 from task_server.protocol.tasks import Features, Item, Task
 
 INLINE_BYTES = 65536
@@ -16,7 +18,45 @@ INLINE_BYTES = 65536
 MAXIMUM_FEATURES = 48
 MAXIMUM_FEATURE_NAME = 100
 MAXIMUM_FEATURE_TEXT = 200
+_KEYS = (b'"id"', b'"args"', b'"kwargs"', b'"call"', b'"features"')
+_items = msgspec.json.Decoder(list[Item])
 BLOB_NAME = re.compile(r"sha256:[0-9a-f]{64}", re.ASCII)
+
+
+class Columns(Struct):
+    """Items that have nothing but arguments and ids: all of them an id, or none."""
+
+    ids: list[str] | None
+    payloads: list[bytes]
+    """As `NewTask.payload`."""
+
+
+def read_columns(raws: Sequence[bytes], shared: Task) -> Columns | None:
+    """Items read together; None for others. Raises for arguments that cannot be carried."""
+    joined = b",".join(raws)
+    try:
+        items = _items.decode(b"[" + joined + b"]")
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    texts = [item.id for item in items if item.id is not None]
+    all_args = [raw for item in items if (raw := bytes(item.args))]
+    all_kwargs = [raw for item in items if (raw := bytes(item.kwargs))]
+    counts = (len(texts), len(all_args), len(all_kwargs), 0, 0)
+    # As often as an item has it: so none stands twice, and none in the arguments.
+    if tuple(map(joined.count, _KEYS)) != counts or len(items) != len(raws):
+        return None
+    if any(0 < count < len(items) for count in counts):
+        return None
+    args = all_args or [_array(bytes(shared.args))] * len(items)
+    kwargs = all_kwargs or [_object(bytes(shared.kwargs))] * len(items)
+    if any(each[0] != 91 for each in args) or any(each[0] != 123 for each in kwargs):  # [ and {
+        return None
+    if max(map(len, args)) + max(map(len, kwargs)) > INLINE_BYTES:
+        return None
+    check_payloads(args if all_args else args[:1], "args")
+    check_payloads(kwargs if all_kwargs else kwargs[:1], "kwargs")
+    payloads = [b'"args":%s,"kwargs":%s' % each for each in zip(args, kwargs, strict=True)]
+    return Columns(texts or None, payloads)
 
 
 def read_arguments(own: Item, shared: Task) -> tuple[bytes, tuple[str, bytes] | None, bool]:

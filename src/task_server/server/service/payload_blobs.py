@@ -40,7 +40,9 @@ async def store_large(state: State, tasks: Sequence[Read]) -> list[StoredBlob]:
 
 async def blobs_needed(state: State, tasks: Sequence[Read]) -> list[tuple[str, ...]]:
     """The blobs that each task's arguments need, also those named inside of a blob of JSON."""
-    found = [blobs_of_payload(task.payload) for task in tasks]
+    found = [blobs_of_payload(each.payload) if b'blob"' in each.payload else () for each in tasks]
+    if not any(found):
+        return found
     outer = {name for task in tasks if (name := json_blob_of(task.payload)) is not None}
     if not outer:
         return found

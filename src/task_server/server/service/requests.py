@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
-from task_server.errors import Invalid, Malformed
+from task_server.errors import Invalid, Malformed, RequestError
 from task_server.policy import EVERYTHING, Policy
 from task_server.protocol import ids
 from task_server.protocol.payload import check_few_keys, check_keys
@@ -19,6 +19,7 @@ from task_server.server.service.arguments import (
     BLOB_NAME,
     decoded,
     read_arguments,
+    read_columns,
     read_features,
 )
 from task_server.server.service.installs import given
@@ -72,6 +73,8 @@ class Body(Struct):
         """Blobs that hold arguments: each with the index of the first task that names it."""
         found: dict[str, int] = {}
         for index, task in enumerate(self.tasks):
+            if task.payload[:7] != b'"call":':
+                continue
             if (call := _CALL_IN_BLOB.match(task.payload)) is not None:
                 found.setdefault(call[1].decode(), index)
         return found
@@ -106,7 +109,7 @@ class Reader:
         """Raises Malformed, or Invalid with an entry for each bad item."""
         if is_lines:
             items = [Raw(line) for line in body.split(b"\n") if line.strip()]
-            return self._list(items, b"", None)
+            return self._list(items, b"", None, is_lines=True)
         if body.lstrip()[:1] == b"[":
             return self._list(decode(body, _lists), b"", None)
         if _FIRST_KEY.match(body):
@@ -118,11 +121,22 @@ class Reader:
         task = self._item(body, None, blake2b(digest_size=16))
         return Body(list(self._specs), [task], True, None)
 
-    def _list(self, items: list[Raw], defaults: bytes, batch: NewBatch | None) -> Body:
+    def _list(
+        self,
+        items: list[Raw],
+        defaults: bytes,
+        batch: NewBatch | None,
+        *,
+        is_lines: bool = False,
+    ) -> Body:
         if not items:
             raise Invalid("the list of tasks is empty", field="tasks")
         shared = self._defaults(defaults)
         prefix = blake2b(defaults, digest_size=16)
+        # Lines may be anything; what was cut out of a list is JSON each.
+        alike = None if is_lines else self._alike(list(map(bytes, items)), shared, prefix)
+        if alike is not None:
+            return Body(list(self._specs), alike, False, batch)
         tasks: list[Read] = []
         errors: list[dict[str, object]] = []
         for index, raw in enumerate(items):
@@ -145,6 +159,45 @@ class Reader:
             raise Invalid("an id cannot be shared; give each task its own", field="defaults.id")
         return shared
 
+    # ---- many items
+
+    def _alike(self, raws: list[bytes], shared: Task, prefix: blake2b) -> list[Read] | None:
+        """Items that have nothing of their own but ids and arguments, read by columns.
+
+        None for any others, and for what is to be refused: which item it is, and why, is told
+        when they are read one by one.
+        """
+        try:
+            return self._columns(raws, shared, prefix)
+        except RequestError:
+            return None
+
+    def _columns(self, raws: list[bytes], shared: Task, prefix: blake2b) -> list[Read] | None:
+        if shared.call is not None or given(shared.features, None):
+            return None
+        columns = read_columns(raws, shared)
+        if columns is None:
+            return None
+        identifiers: Sequence[bytes | None] = [None] * len(raws)
+        if columns.ids is not None:
+            identifiers = check_ids(columns.ids, self._now)
+        spec = self._spec(shared, is_plain=True, is_shared=True)
+        moments, after = times(shared), awaited(shared)
+        return [
+            Read(
+                identifier,
+                _digest(prefix, raw),
+                payload,
+                None,
+                spec,
+                *moments,
+                after,
+                None,
+                len(payload),
+            )
+            for identifier, raw, payload in zip(identifiers, raws, columns.payloads, strict=True)
+        ]
+
     # ---- one item
 
     def _item(self, raw: bytes, shared: Task | None, prefix: blake2b) -> Read:
@@ -156,12 +209,10 @@ class Reader:
             own = decode(raw, _tasks)
             check_keys(raw, bytes(own.args), bytes(own.kwargs))
             call, task = _own_call(own), _merged(own, shared)
-        digest = prefix.copy()
-        digest.update(raw)
         payload, large, is_plain = read_arguments(call, task)
         return Read(
             None if call.id is None else check_id(call.id, self._now),
-            digest.digest(),
+            _digest(prefix, raw),
             payload,
             large,
             self._spec(task, is_plain=is_plain, is_shared=task is shared),
@@ -210,6 +261,23 @@ def _without(body: bytes, items: list[Raw]) -> bytes:
         pieces.append(body[at:found])
         at = found + len(raw)
     return b"0".join([*pieces, body[at:]])
+
+
+def _digest(prefix: blake2b, raw: bytes) -> bytes:
+    """Of an item as sent, and of the defaults before it."""
+    digest = prefix.copy()
+    digest.update(raw)
+    return digest.digest()
+
+
+def check_ids(texts: Sequence[str], now: float) -> list[bytes]:
+    """`check_id` for one or more."""
+    found = ids.from_texts(texts)
+    if found is None or any(
+        abs(ids.made_at(each) - now) > ID_SECONDS for each in (min(found), max(found))
+    ):
+        return [check_id(text, now) for text in texts]
+    return found
 
 
 def check_id(text: str, now: float, field: str = "id") -> bytes:

@@ -90,11 +90,11 @@ def _end_held(group: Group, held: list[Held]) -> None:
         (
             running.number,
             running.attempt,
-            running.secret,
+            bytearray(running.secret),
             SUCCEEDED if report.outcome == "succeeded" else FAILED,
-            report.answer if len(report.answer) <= INLINE_BYTES else None,
+            bytearray(report.answer) if len(report.answer) <= INLINE_BYTES else None,
             int(report.encoding),
-            _encode(report.used) if report.used else None,
+            bytearray(_encode(report.used)) if report.used else None,
             n,
             max(group.now, running.started_at),  # the clock may have been set back
         )

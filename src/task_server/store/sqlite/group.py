@@ -29,9 +29,13 @@ from task_server.store.sqlite.window import read_window
 from task_server.store.states import State
 from task_server.store.transitions import Policy
 
-_TASK_COLUMNS = (
-    "number, id, digest, kind, batch, position, lane, state, submitted_at, ready_at, due_at, tie,"
-    " predicted, predicted_high, attempt, session, reply, secret, started_at, payload"
+_COLUMNS = (
+    "number, id, digest, kind, batch, position, lane, submitted_at, ready_at, due_at, tie,"
+    " predicted, predicted_high, payload, state, attempt"
+)
+_INSERT = f"INSERT INTO tasks ({_COLUMNS}) VALUES {{rows}}"
+_INSERT_RUNNING = (
+    f"INSERT INTO tasks ({_COLUMNS}, session, reply, secret, started_at) VALUES {{rows}}"
 )
 
 
@@ -111,20 +115,24 @@ class Group:
 
     def insert(self, tasks: list[Queued], state: State) -> None:
         """Insert tasks of this group that were not dealt."""
-        rows = [self._row(task, state, None) for task in tasks]
-        write_many(self.connection, f"INSERT INTO tasks ({_TASK_COLUMNS}) VALUES {{rows}}", rows)
+        rows = [(*_row(task), int(state), task.attempt) for task in tasks]
+        write_many(self.connection, _INSERT, rows)
         self.insert_payloads(tasks)
         for task in tasks:
+            task.is_fresh = False
             if task.size > INLINE_BYTES:
                 task.payload = None  # a window holds no large arguments; the lease reads them
 
     def insert_running(self, tasks: list[tuple[Queued, int, int, bytes]]) -> None:
         """Insert tasks that were dealt in the group that submits them: session, reply, secret."""
+        running, now = int(State.RUNNING), self.now
         rows = [
-            self._row(task, State.RUNNING, (session, reply, secret, self.now))
+            (*_row(task), running, task.attempt + 1, session, reply, bytearray(secret), now)
             for task, session, reply, secret in tasks
         ]
-        write_many(self.connection, f"INSERT INTO tasks ({_TASK_COLUMNS}) VALUES {{rows}}", rows)
+        write_many(self.connection, _INSERT_RUNNING, rows)
+        for task, *_ in tasks:
+            task.is_fresh = False
         self.insert_payloads([task for task, *_ in tasks])
 
     def insert_payloads(self, tasks: list[Queued]) -> None:
@@ -145,38 +153,6 @@ class Group:
                 "INSERT INTO payloads (number, part, data) VALUES {rows}",
                 [(number, 2, data) for number, data in features],
             )
-
-    def _row(
-        self,
-        task: Queued,
-        state: State,
-        lease: tuple[int, int, bytes, float] | None,
-    ) -> tuple[object, ...]:
-        task.is_fresh = False
-        session, reply, secret, started_at = lease or (None, None, None, None)
-        payload = task.payload
-        return (
-            task.number,
-            task.id,
-            task.digest,
-            task.kind.number,
-            task.batch,
-            task.position,
-            task.kind.lane,
-            int(state),
-            task.submitted_at,
-            task.submitted_at,
-            task.due_at,
-            task.tie,
-            task.predicted,
-            task.predicted_high,
-            task.attempt + 1 if lease else task.attempt,
-            session,
-            reply,
-            secret,
-            started_at,
-            payload if payload is None or len(payload) <= INLINE_BYTES else None,
-        )
 
     def write_fresh(self) -> None:
         """Insert what this group submitted, as queued, so that statements can see it."""
@@ -303,6 +279,27 @@ class Group:
                 for each in self.statistics
             ],
         )
+
+
+def _row(task: Queued) -> tuple[object, ...]:
+    """What is stored of a new task, but for its state and lease."""
+    digest, payload = task.digest, task.payload
+    return (
+        task.number,
+        bytearray(task.id),
+        digest if digest is None else bytearray(digest),
+        task.kind.number,
+        task.batch,
+        task.position,
+        task.kind.lane,
+        task.submitted_at,
+        task.submitted_at,
+        task.due_at,
+        task.tie,
+        task.predicted,
+        task.predicted_high,
+        bytearray(payload) if payload is not None and len(payload) <= INLINE_BYTES else None,
+    )
 
 
 def secrets(count: int) -> list[bytes]:

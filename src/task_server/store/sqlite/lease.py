@@ -111,7 +111,7 @@ def _take(group: Group, taken: list[Taken]) -> None:
                 task.attempt,
                 waiter.session.row,
                 waiter.session.number,
-                secret,
+                bytearray(secret),
                 max(group.now, task.submitted_at),  # the clock may have been set back
             )
             for task, waiter, secret in stored

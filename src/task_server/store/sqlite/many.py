@@ -2,6 +2,9 @@
 
 A statement a row hands the interpreter's lock to and fro with the event loop: measured beside a
 busy loop, 70 us a row against 7 us when 256 rows share one statement.
+
+The driver looks for an adapter of each value that is bytes or None, and not of a bytearray: half
+a microsecond each. The rows of the hot verbs have bytearrays, and no columns that are NULL in all.
 """
 
 from __future__ import annotations
