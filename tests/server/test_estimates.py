@@ -252,7 +252,8 @@ async def test_a_version_that_made_it_slower_is_named(app: App) -> None:
         )
         for number in range(20):
             spread = 1 + number / 1000
-            known.count(seconds * spread, 1.0, 2.0, f"lock {version}", at + number)
+            run = (seconds * spread, 0.0, 0.0, 0.0, 0.0, 0, 1.0, 2.0)
+            known.count_all([run], environment=f"lock {version}", at=at + number)
 
     told = (await app.ask("GET", "/v1/functions/math:sqrt")).json
 

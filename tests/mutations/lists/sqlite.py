@@ -80,7 +80,7 @@ GUARDS = [
     _guard(
         "finish",
         "a lease that is no more ends the task",
-        "if running is None or running.key != report.lease:",
+        "if running is None or (running.attempt, running.secret) != (lease.attempt, lease.secret):",
         "if running is None:",
     ),
     _guard(
@@ -278,7 +278,7 @@ GUARDS = [
     _guard(
         "lease",
         "a plain lease has no end",
-        "            _write_plain_end(group, task, waiter)\n",
+        "            _write_plain_end(group, dealt, waiter)\n",
         "            pass\n",
     ),
     _guard(
