@@ -65,6 +65,7 @@ mutants: install  ## take out each guard of delivery: its tests must fail
 
 bench: install  ## measure beside a ProcessPoolExecutor (OPTIONS="--quick --database sqlite")
 	@$(BIN)/python -m bench $(OPTIONS)
+	@[ -n "$(OPTIONS)" ] || $(BIN)/python -m bench.live_prediction
 
 # What takes a few minutes of all tests, for longer: 200 kills on each store in an hour.
 SOAK_MINUTES = 60
