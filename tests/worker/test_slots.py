@@ -455,3 +455,21 @@ async def test_libraries_start_as_many_threads_as_a_task_has_cores(
     here.run(attempt("a", "os:getenv", "OMP_NUM_THREADS", limits=limits))
 
     assert await here.ended("a") == [threads]
+
+
+async def test_idle_runners_make_room_for_a_task_that_requires_memory(
+    table: Callable[[int], Table],
+) -> None:
+    here = table(3)
+    here.run(pid("a"), pid("b", owner="2"), sleeping("c", 30.0))
+    first, second = await here.ended("a", "b")
+    await here.stuck(1)
+
+    large = Limits(memory=1 << 30)
+    here.run(attempt("d", "os:getpid", limits=large))
+    (third,) = await here.ended("d")
+    await here.until(lambda: {first, second}.isdisjoint(here.processes()))
+    here.run(attempt("e", "os:getpid", limits=large))
+
+    assert await here.ended("e") == [third], "it stays warm for its like"
+    assert "c" not in here.outcomes and len(here.processes()) == 2

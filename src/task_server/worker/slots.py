@@ -140,9 +140,12 @@ class Slots:
         for slot in free:
             if slot.key == key and slot.runner is not None and slot.runner.is_open:
                 return slot
-        if free and not self._has_devices(key, {slot for slot in self._slots if slot not in free}):
+        working = {slot.runner for slot in self._slots if slot not in free}
+        if free and not self._has_devices(key, working):
             return None
         if free:
+            if key.limits is not None and key.limits.memory:
+                self._make_room(key, working)
             slot = next((each for each in free if each.runner is None), free[0])
             self._refit(slot, key, environment)
             return slot
@@ -190,7 +193,7 @@ class Slots:
             self._devices_of[runner] = devices
         return runner
 
-    def _has_devices(self, key: RunnerKey, busy: Collection[Slot]) -> bool:
+    def _has_devices(self, key: RunnerKey, working: set[Runner | None]) -> bool:
         """Whether a runner with the GPUs of `key` can be had now; else idle ones make room.
 
         Raises OSError when there never are so many.
@@ -200,15 +203,25 @@ class Slots:
         missing = gpus_of(key) - self._devices.free
         if missing <= 0 or any(found == key and each.is_open for found, each in self._spare):
             return True
-        working = {slot.runner for slot in busy}
-        idle = {slot.runner for slot in self._slots} | {runner for _, runner in self._spare}
-        leaving = self._devices_of.keys() - idle
+        idle = self._idle(working)
+        leaving = self._devices_of.keys() - idle - working
         missing -= sum(len(self._devices_of[runner]) for runner in leaving)
         for runner, devices in self._devices_of.items():
-            if missing > 0 and runner in idle - working:
+            if missing > 0 and runner in idle:
                 self._part_with(runner)
                 missing -= len(devices)
         return False
+
+    def _make_room(self, key: RunnerKey, working: set[Runner | None]) -> None:
+        """A task has the memory that it requires: what idle runners keep warm is not to take it."""
+        if not any(found == key and each.is_open for found, each in self._spare):
+            for runner in self._idle(working):
+                self._part_with(runner)
+
+    def _idle(self, working: set[Runner | None]) -> set[Runner]:
+        """Warm runners without a call."""
+        found = [slot.runner for slot in self._slots] + [runner for _, runner in self._spare]
+        return {runner for runner in found if runner is not None and runner not in working}
 
     def _part_with(self, runner: Runner) -> None:
         """Close an idle runner."""

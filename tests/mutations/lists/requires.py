@@ -146,8 +146,8 @@ GUARDS = [
     Guard(
         "worker/slots.py",
         "an idle runner keeps its GPU for ever",
-        "                self._part_with(runner)\n",
-        "",
+        "            if missing > 0 and runner in idle:",
+        "            if False:",
         _SLOTS,
     ),
     Guard(

@@ -200,7 +200,7 @@ def _room(group: Group, waiter: Waiter) -> Room[Queued]:
             for (worker, environment), until in broken
             if worker == waiter.worker and until > group.now
         ),
-        free=facts.free(),
+        free=facts.free() if group.memory.has_requirements else None,
     )
 
 

@@ -34,6 +34,7 @@ _KNOWN = (
     "kinds_by_spec",
     "lanes",
     "lanes_by_key",
+    "has_requirements",
     "requests",
     "requests_by_number",
     "function_keys",
@@ -178,6 +179,8 @@ class Memory:
         self.unused: set[int] = set()
         """Kinds that no task needs: not to be used again without a look."""
         self.lanes: dict[int, LaneFacts] = {}
+        self.has_requirements = False
+        """Some lane requires something."""
         self.lanes_by_key: dict[tuple[object, ...], int] = {}
         self.requests: dict[str, Request] = {}
         self.requests_by_number: dict[int, Request] = {}
@@ -222,6 +225,7 @@ class Memory:
         """Keep a lane."""
         self.lanes[lane.number] = lane
         self.lanes_by_key[lane.key] = lane.number
+        self.has_requirements |= lane.requires is not None
 
     def remember_kind(self, kind: Kind) -> None:
         """Keep a kind."""

@@ -10,7 +10,7 @@ from task_server.store.contract import Dealt
 from task_server.store.sqlite.change import LostUpdate
 from task_server.store.sqlite.group import Group, secrets
 from task_server.store.sqlite.many import select_in, write_many
-from task_server.store.sqlite.memory import Queued, Running, Waiter
+from task_server.store.sqlite.memory import Memory, Queued, Running, Waiter
 from task_server.store.sqlite.run_limits import fix_limits
 from task_server.store.states import State
 
@@ -34,7 +34,7 @@ def deal_to_parked(group: Group) -> list[Waiter]:
     if not lanes:
         return []
     memory.broken = {pair: until for pair, until in memory.broken.items() if until > group.now}
-    rooms = [_room(waiter, memory.broken) for waiter in waiting]
+    rooms = [_room(waiter, memory) for waiter in waiting]
     _begin_shares(group, {lane.owner for lane in lanes})
     deal(rooms, lanes, shares=memory.shares, refill=group.refill, now=group.now)
     taken: list[Taken] = []
@@ -75,9 +75,9 @@ def _active_lanes(group: Group) -> list[Lane[Queued]]:
     return lanes
 
 
-def _room(waiter: Waiter, broken: dict[tuple[int, str], float]) -> Room[Queued]:
+def _room(waiter: Waiter, memory: Memory) -> Room[Queued]:
     session = waiter.session
-    facts = session.facts
+    facts, broken = session.facts, memory.broken
     room: Room[Queued] = Room(
         want=waiter.want,
         slots=1 if facts.is_plain else facts.slots,
@@ -85,7 +85,7 @@ def _room(waiter: Waiter, broken: dict[tuple[int, str], float]) -> Room[Queued]:
         sandbox=facts.sandbox,
         is_plain=facts.is_plain,
         broken=frozenset(environment for worker, environment in broken if worker == session.worker),
-        free=facts.free(),
+        free=facts.free() if memory.has_requirements else None,
     )
     if not facts.is_plain:
         for running in session.leases.values():

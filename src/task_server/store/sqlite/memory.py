@@ -188,6 +188,8 @@ class Memory:
         """Tasks that others wait for."""
         self.unfollowed: set[int] = set()
         """Those of them that have ended, while others wait still."""
+        self.has_requirements = False
+        """Some lane requires something."""
         self.has_tombstones = False
         """Ids of deleted tasks have to be looked for in what is submitted."""
         self.next_number = 1
@@ -283,6 +285,7 @@ class Memory:
         )
         self.lanes[number] = lane
         self.lanes_by_key[lane.key] = lane
+        self.has_requirements |= lane.requires is not None
         return lane
 
     # ---- look-ups that make what is missing
