@@ -1,9 +1,10 @@
 """Has the estimator learn from the tasks that have ended, in order, off the path of requests.
 
 Places among the ended tasks of a server follow each other without gaps, so that a sample needs no
-search: it is a choice of places. All of them are learned from while they are few; of many, one of
-each 2, 4, 8 and so on, so that the estimator needs a tenth of a processor at most. A function's
-first calls are looked for besides.
+search: it is a choice of places. All of them are learned from while they are few; of many short
+ones, which are alike, one of each 2, 4, 8 and so on: reading and telling them costs the server more
+than there is to learn. Long calls and a function's first ones are looked for, within a tenth of a
+processor.
 """
 
 from __future__ import annotations
@@ -41,8 +42,12 @@ SPAN = 20_000
 """Places looked at together."""
 FIRST_CALLS = 100
 """So many calls of each function are learned from, however many others end meanwhile."""
+FEW = 32
+"""Ended tasks that are all learned from; of more short ones about so many."""
 AT_ONCE = 32
 """Samples in one message: whoever asks meanwhile waits for one to be done."""
+LATE_SECONDS = 5.0
+"""A function that was called so long ago has no calls that were not looked at."""
 LEARN_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
 """For the last save."""
@@ -62,8 +67,8 @@ class Teacher:
         self._start = 0
         """Which start of the estimator has what is kept; 0: none has."""
         self._led = False
-        self._counted: dict[int, int] = {}
-        """Function -> how many attempts of it had ended at the last look."""
+        self._counted: dict[int, tuple[int, float]] = {}
+        """Function -> how many attempts of it had ended, and when that was seen to change."""
         self._saved_seconds = SAVED_SECONDS
         self._saved_at = time.monotonic()
         self._call_seconds = FIRST_SECONDS
@@ -168,31 +173,38 @@ class Teacher:
         self, server: int, after: int, until: int, samples: int
     ) -> tuple[int, list[int]]:
         """How far to go, and the places to learn from."""
-        level = 0
-        while (until - after) >> level > samples:
-            level += 1
-        if not level:
+        if until - after <= min(samples, FEW):
             return until, list(range(after + 1, until + 1))
-        places = set(places_sampled(after, until, level))
-        if young := self._young():
-            first = await self._state.store.places_of(
-                server, after=after, until=until, functions=young, limit=FIRST_CALLS
+        places: list[int] = []
+        if wanted := self._wanted():
+            places = await self._state.store.places_of(
+                server, after=after, until=until, functions=wanted, limit=FIRST_CALLS
             )
-            if len(first) >= FIRST_CALLS:  # there may be more behind: go no further
-                until = first[-1]
-            places = {place for place in places if place <= until}.union(first)
-        return until, sorted(places)
+            if len(places) >= FIRST_CALLS:  # there may be more behind: go no further
+                until = places[-1]
+            places = model.sampled(places, samples)
+        level = ((until - after) // FEW).bit_length()
+        return until, sorted({*places, *places_sampled(after, until, level)})
 
-    def _young(self) -> list[int]:
-        """Functions that few calls were learned from, and that were called since the last look."""
+    def _wanted(self) -> list[int]:
+        """Functions that were called of late and of which no call is to be missed.
+
+        Those that few calls were learned from, and those whose calls are long: among many short
+        ones a sample would hardly ever find them.
+        """
+        now = time.monotonic()
         found = []
-        for _, statistics in self._state.store.functions():
-            function = statistics.function
-            attempts = statistics.calls + statistics.failures
-            is_young = self._keeper.calls.get(function, 0) < FIRST_CALLS
-            if is_young and self._counted.get(function, 0) < attempts:
-                found.append(function)
-            self._counted[function] = attempts
+        for _, known in self._state.store.functions():
+            attempts = known.calls + known.failures
+            before, changed_at = self._counted.get(known.function, (0, now))
+            if attempts != before:
+                changed_at = now
+            self._counted[known.function] = (attempts, changed_at)
+            is_young = self.calls(known.function) < FIRST_CALLS
+            is_long = not known.is_short and known.calls > 0
+            # Counts and places of one end are not seen at one moment.
+            if (is_young or is_long) and now - changed_at < LATE_SECONDS:
+                found.append(known.function)
         return found
 
     # ---- teaching

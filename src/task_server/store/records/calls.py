@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from task_server.store.contract import KindSpec
-from task_server.store.records.learning import ARGUMENTS_BYTES
+from task_server.store.records.learning import ARGUMENTS_BYTES, read_spec
 from task_server.store.records.sql import Rows, fetch_in
 
 _COLUMNS = (
@@ -94,6 +93,6 @@ async def _read(rows: Rows, sql: str, keys: Collection[int], *values: object) ->
 
 def _call(*row: Any) -> OpenCall:
     values = list(row)
-    values[3] = msgspec.msgpack.decode(values[3], type=KindSpec)
+    values[3] = read_spec(values[3])
     values[9] = values[9] or 0
     return OpenCall(*values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
@@ -53,6 +54,12 @@ class EndedAttempt(Struct, frozen=True):
     environment: str | None
 
 
+@lru_cache(maxsize=256)
+def read_spec(data: bytes) -> KindSpec:
+    """Of many tasks few kinds: one is read once."""
+    return msgspec.msgpack.decode(data, type=KindSpec)
+
+
 async def last_places(rows: Rows) -> dict[int, int]:
     """Server -> place of the task that it ended last."""
     found = {}
@@ -97,7 +104,7 @@ async def ended(rows: Rows, server: int, places: Sequence[int]) -> list[EndedAtt
         EndedAttempt(
             n,
             function,
-            msgspec.msgpack.decode(spec, type=KindSpec),
+            read_spec(spec),
             state == State.SUCCEEDED,
             msgspec.msgpack.decode(usage, type=Used),
             error,
