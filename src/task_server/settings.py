@@ -130,6 +130,12 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
             " became ready"
         ),
     ] = "predicted"
+    placement: Annotated[
+        Literal["on", "off"],
+        _described(
+            "on: fast workers first, and those that have the environment; off: whoever asks first"
+        ),
+    ] = "on"
     allowed_packages: Annotated[
         str | None,
         _described(

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from task_server.protocol.ids import new_id
-from task_server.protocol.workers import Held, Phase
+from task_server.protocol.workers import EnvironmentState, Held, Phase
 from task_server.scheduling.statistics import Price, guess
 from task_server.store.contract import (
     Accepted,
@@ -329,6 +329,7 @@ class Worker:
         held: list[Held] | None = None,
         number: int | None = None,
         draining: bool = False,
+        environments: Sequence[EnvironmentState] = (),
         is_lost: bool = False,
     ) -> ExchangeResult:
         """Report and ask; `is_lost`: the reply never arrives."""
@@ -346,7 +347,7 @@ class Worker:
                 draining=draining,
                 reports=list(reports),
                 held=held,
-                environments=[],
+                environments=list(environments),
             )
         )
         if not is_lost:

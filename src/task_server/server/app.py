@@ -103,7 +103,9 @@ async def running(
         settings.database_url,
         clock=clock,
         lease_seconds=settings.lease_seconds,
-        policy=Policy(by_prediction=settings.order == "predicted"),
+        policy=Policy(
+            by_prediction=settings.order == "predicted", by_placement=settings.placement == "on"
+        ),
         on_broken=on_broken,
         on_time=clock.agree,
     )

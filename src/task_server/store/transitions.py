@@ -22,6 +22,8 @@ class Policy(Struct, frozen=True):
     exclusion_seconds: float = 600.0
     by_prediction: bool = True
     """Short work first, with ageing (scheduling/order.py); else as it became ready."""
+    by_placement: bool = True
+    """Fast workers and warm environments first (scheduling/placement.py)."""
 
 
 class Row(Struct):

@@ -7,6 +7,7 @@ from tests.mutations.lists import (
     postgres,
     requires,
     retention,
+    scheduling,
     sqlite,
     transitions,
     worker,
@@ -19,6 +20,7 @@ GUARDS: list[Guard] = [
     *postgres.GUARDS,
     *worker.GUARDS,
     *requires.GUARDS,
+    *scheduling.GUARDS,
     *faults.GUARDS,
     *operations.GUARDS,
 ]

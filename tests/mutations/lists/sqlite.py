@@ -272,8 +272,8 @@ GUARDS = [
     _guard(
         "lease",
         "a worker is offered what it cannot build",
-        "if worker == session.worker),",
-        "if False),",
+        "for worker, environment in broken if worker == session.worker",
+        "for worker, environment in broken if False",
     ),
     _guard(
         "lease",

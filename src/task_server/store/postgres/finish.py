@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from task_server.scheduling.placement import INSTALL_SECONDS, LONG_SECONDS
 from task_server.scheduling.statistics import Run
 from task_server.store import transitions
 from task_server.store.contract import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
@@ -124,6 +125,7 @@ async def _succeed(group: Group, told: Sequence[Told]) -> None:
     by_task = {_number(each): each for each in told}
     ended = [(by_task[row[0]], row) for row in sorted(found, key=lambda row: int(row[9]))]
     _count_successes(group, ended)
+    _note_workers(group, ended)
     group.ended += [_ended(group, each, row) for each, row in ended]
     reports = [(_number(each), each.report) for each, _ in ended]
     await keep_reported(group, reports)
@@ -185,6 +187,18 @@ def _ended(group: Group, told: Told, row: Sequence[Any]) -> Ended:
         told.report.encoding,
         told.report.answer,
     )
+
+
+def _note_workers(group: Group, ended: Sequence[tuple[Told, Sequence[Any]]]) -> None:
+    """Learn how fast workers are, and how long environments took to build there."""
+    memory = group.memory
+    for told, (_, _, kind, *_, predicted, _, _) in ended:
+        used = told.report.used or NOTHING
+        if predicted >= LONG_SECONDS:
+            memory.placement.note_run(told.worker, predicted=predicted, seconds=used.run_seconds)
+        if used.install_seconds >= INSTALL_SECONDS:
+            request = memory.requests[memory.kinds[kind].spec.request]
+            memory.placement.note_install(request.environment, used.install_seconds)
 
 
 # ---- all else, by the rules

@@ -15,6 +15,7 @@ from task_server.store.postgres.inserting import insert_fresh
 from task_server.store.postgres.known import columns, know_kinds, know_lanes
 from task_server.store.postgres.look import Looked, RanEmpty, environment_of
 from task_server.store.postgres.memory import Fresh, LaneFacts, Memory, Queued, Waiter
+from task_server.store.postgres.placing import fastest_first, know_warm, leave_to_warm
 from task_server.store.postgres.run_limits import fix_limits
 
 # A newer exchange elsewhere has another number; one that another server works on now is passed.
@@ -73,6 +74,9 @@ async def _dealt(group: Group) -> list[Taken]:
     lanes = await _lanes(group) if waiting else []
     fitting = _fitting(lanes, waiting)
     rooms = await _rooms(group, waiting) if fitting else {}
+    if group.policy.by_placement:
+        rooms = fastest_first(group.memory, rooms)
+        await know_warm(group, [environment_of(group, lane) for lane in lanes])
     most = sum(room.want for room in rooms.values() if not _is_full(room))
     if not most:
         return []
@@ -80,6 +84,8 @@ async def _dealt(group: Group) -> list[Taken]:
     await _begin_shares(group, {lane.owner for lane in lanes})
     for some in _by_share(group, [lane for lane in lanes if lane.number in fitting], most):
         await looked.look_at(some)
+        if group.policy.by_placement:
+            leave_to_warm(group, rooms, looked.lanes.values())
         await _deal(group, list(rooms.values()), looked)
         if all(room.is_full(ahead=False) for room in rooms.values()):
             break

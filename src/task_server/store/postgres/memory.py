@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from msgspec import Struct
 
 from task_server.scheduling.lanes import Candidate
+from task_server.scheduling.placement import Placement
 from task_server.scheduling.requires import Requires
 from task_server.scheduling.statistics import Statistics
 from task_server.store.contract import (
@@ -93,6 +94,23 @@ class LaneFacts(Struct, frozen=True):
         required = "" if self.requires is None else self.requires.text
         facts = (self.sandbox, self.python, self.plain, self.request)
         return (self.owner, self.priority, required, *facts)
+
+
+class Warm(Struct, frozen=True):
+    """A worker that has an environment."""
+
+    worker: int
+    started_at: float | None
+    """Of its task that is likely to end first; None: it has none."""
+    predicted: float | None
+
+
+class WarmWorkers(Struct):
+    """Who has which environment, as of a moment ago."""
+
+    until: float = float("-inf")
+    environments: frozenset[str] = frozenset()
+    found: dict[str, list[Warm]] = {}
 
 
 class Hint:
@@ -194,6 +212,8 @@ class Memory:
         self.counted_to = 0.0
         """When the newest of those was written."""
         self.shares = Ledger({})
+        self.placement = Placement()
+        self.warm = WarmWorkers()
         self.active: set[int] = set()
         """Lanes that may have a queued task."""
         self.hints: dict[int, Hint] = {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import Struct
 
+from task_server.scheduling.placement import INSTALL_SECONDS, LONG_SECONDS
 from task_server.scheduling.statistics import Run
 from task_server.store import transitions
 from task_server.store.contract import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
@@ -65,10 +67,29 @@ def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> 
             del session.leases[running.number]
     if held:
         _end_held(group, list(held.values()))
+        _note_worker(group, session, held.values())
     return [
         DONE if index in held else _decide(group, session, report)
         for index, report in enumerate(reports)
     ]
+
+
+def _note_worker(
+    group: Group, session: Session, held: Iterable[tuple[AttemptReport, Running]]
+) -> None:
+    """Learn how fast a worker is, and how long an environment took to build there."""
+    placement = group.memory.placement
+    for report, running in held:
+        used = report.used
+        if used is None:
+            continue
+        if running.predicted >= LONG_SECONDS and report.outcome == "succeeded":
+            placement.note_run(
+                session.worker, predicted=running.predicted, seconds=used.run_seconds
+            )
+        if used.install_seconds >= INSTALL_SECONDS:
+            request = group.memory.requests[running.kind.spec.request]
+            placement.note_install(request.environment, used.install_seconds)
 
 
 def _held_to_its_end(session: Session, report: AttemptReport) -> Running | None:

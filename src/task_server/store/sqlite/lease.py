@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
@@ -11,6 +12,7 @@ from task_server.store.sqlite.change import LostUpdate
 from task_server.store.sqlite.group import Group, secrets
 from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import Memory, Queued, Running, Waiter
+from task_server.store.sqlite.placing import fastest_first, left_to_warm
 from task_server.store.sqlite.run_limits import fix_limits
 from task_server.store.states import State
 
@@ -21,6 +23,8 @@ _TAKE = (
     # Only a task that is still queued, and was not leased meanwhile.
     " AND tasks.state = 0 AND tasks.attempt = w.column2"
 )
+
+_NONE: frozenset[str] = frozenset()
 
 Taken = tuple[Queued, Waiter, bytes]
 """A task, who has it now, and the secret of its lease."""
@@ -34,7 +38,11 @@ def deal_to_parked(group: Group) -> list[Waiter]:
     if not lanes:
         return []
     memory.broken = {pair: until for pair, until in memory.broken.items() if until > group.now}
-    rooms = [_room(waiter, memory) for waiter in waiting]
+    left: Mapping[Waiter, frozenset[str]] = {}
+    if group.policy.by_placement and len(memory.sessions) > 1:
+        waiting = fastest_first(memory, waiting)
+        left = left_to_warm(group, waiting, lanes)
+    rooms = [_room(waiter, memory, left.get(waiter, _NONE)) for waiter in waiting]
     _begin_shares(group, {lane.owner for lane in lanes})
     deal(rooms, lanes, shares=memory.shares, refill=group.refill, now=group.now)
     taken: list[Taken] = []
@@ -75,7 +83,7 @@ def _active_lanes(group: Group) -> list[Lane[Queued]]:
     return lanes
 
 
-def _room(waiter: Waiter, memory: Memory) -> Room[Queued]:
+def _room(waiter: Waiter, memory: Memory, left: frozenset[str]) -> Room[Queued]:
     session = waiter.session
     facts, broken = session.facts, memory.broken
     room: Room[Queued] = Room(
@@ -84,7 +92,9 @@ def _room(waiter: Waiter, memory: Memory) -> Room[Queued]:
         pythons=frozenset(facts.pythons),
         sandbox=facts.sandbox,
         is_plain=facts.is_plain,
-        broken=frozenset(environment for worker, environment in broken if worker == session.worker),
+        broken=left.union(
+            environment for worker, environment in broken if worker == session.worker
+        ),
         free=facts.free() if memory.has_requirements else None,
     )
     if not facts.is_plain:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from task_server.scheduling.lanes import Candidate, Lane, Window
+from task_server.scheduling.placement import Placement
 from task_server.scheduling.requires import Requires, requires_of
 from task_server.scheduling.shares import Shares
 from task_server.scheduling.statistics import Statistics
@@ -180,6 +181,7 @@ class Memory:
         self.active: set[int] = set()
         """Lanes that may have a queued task."""
         self.shares = Shares({})
+        self.placement = Placement()
         self.load: dict[int, int] = {}
         """Queued and delayed tasks of each kind."""
         self.broken: dict[tuple[int, str], float] = {}
