@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import math
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -100,6 +101,23 @@ def test_what_runs_and_what_waits_is_cancelled(executor: Executor) -> None:
 
     with pytest.raises(concurrent.futures.CancelledError):
         running[0].result(SECONDS)
+
+
+def test_a_future_is_asked_for_by_another_program(executor: Executor, running: Running) -> None:
+    future = executor.submit(square, 7)
+    program = "import pickle, sys; print(pickle.load(sys.stdin.buffer).result(60))"
+
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env=running.environ,
+        input=pickle.dumps(future),
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"(7, 49)\n", b"")
+    assert running.token is not None and running.token.encode() not in pickle.dumps(future)
 
 
 def test_map_gives_answers_in_order(executor: Executor) -> None:

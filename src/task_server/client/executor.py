@@ -32,6 +32,7 @@ KNOWN_FUNCTIONS = 128
 """Functions whose pickles are kept."""
 INLINE_BYTES = 1024
 """A larger pickle of a function that is called again and again is sent once, as a blob."""
+_LASTING = frozenset({FunctionType, str})
 _RESERVED = frozenset({"package", "version"})
 
 
@@ -186,9 +187,9 @@ class _KnownFunctions:
 
 def _is_lasting(function: Function) -> bool:
     """Whether the same object is the same function later; an object with methods may change."""
-    if isinstance(function, BuiltinFunctionType):
+    if type(function) is BuiltinFunctionType:
         return isinstance(function.__self__, ModuleType)
-    return isinstance(function, FunctionType | str)
+    return type(function) in _LASTING
 
 
 def _answers(batch: Batch, timeout: float | None, open_batches: set[Batch]) -> Iterator[Any]:
@@ -221,7 +222,8 @@ def _window(
             yield _result(futures, end)
     finally:
         for future in futures:
-            future.cancel()
+            with suppress(TaskServerError):  # why it ended is on its way to the caller
+                future.cancel()
 
 
 def _result(futures: deque[ExecutorFuture[Any]], end: float | None) -> Any:

@@ -21,11 +21,12 @@ T = TypeVar("T")
 class ExecutorFuture(Future[T]):
     """As `Future`, but it is told of its task's end: whoever waits for it asks nobody."""
 
+    _is_told = True
+
     def __init__(self, session: Session, watcher: Watcher, id: str, sender: Sender) -> None:
         super().__init__(session, watcher, id)
         self._sender: Sender | None = sender
         """Who has it until it is sent."""
-        self._is_watched = True
 
     @property
     def is_sent(self) -> bool:
@@ -54,10 +55,9 @@ class ExecutorFuture(Future[T]):
             # Fetched by another thread, so that it holds up no other future.
             self._watcher.watch(self)
             return False
-        if not self._is_settled():
-            self._last_state = line.state
-            self._why_cancelled = line.error
-            self._set(line.state, outcome_of_line(self._session, line))
+        self._last_state = line.state
+        self._why_cancelled = line.error
+        self._set(line.state, outcome_of_line(self._session, line))
         return True
 
     def note_sent(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import UNSET
 
@@ -18,6 +19,9 @@ from task_server.client.watch import Watcher
 from task_server.errors import Conflict, NotFinished, TaskServerError
 from task_server.protocol.tasks import TERMINAL, Error, TaskView
 
+if TYPE_CHECKING:
+    from task_server.client.client import Client
+
 T = TypeVar("T")
 
 
@@ -25,8 +29,13 @@ class Future(concurrent.futures.Future[T]):
     """The answer of one task, when it is there.
 
     It follows the contract of `concurrent.futures.Future`, and works with `wait`, `as_completed`
-    and `asyncio.wrap_future`; `result` asks the server only while somebody waits for it.
+    and `asyncio.wrap_future`; `result` asks the server only while somebody waits for it. It may be
+    awaited, and pickles to its id: whoever unpickles it asks the same server, with a token of its
+    own.
     """
+
+    _is_told = False
+    """Somebody tells it of its task's end, whether or not anybody waits."""
 
     def __init__(
         self, session: Session, watcher: Watcher, id: str, estimate: Estimate | None = None
@@ -41,8 +50,9 @@ class Future(concurrent.futures.Future[T]):
         self._is_claimed = False
         self._last_state = "queued"
         self._why_cancelled: Error | None = None
-        # concurrent.futures.wait and as_completed make themselves known by appending here.
-        self._waiters = _Waiters(self)
+        if not self._is_told:
+            # concurrent.futures.wait and as_completed make themselves known by appending here.
+            self._waiters = _Waiters(self)
 
     @property
     def state(self) -> str:
@@ -117,6 +127,10 @@ class Future(concurrent.futures.Future[T]):
 
         return asyncio.wrap_future(self).__await__()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # No token: who unpickles it asks with its own.
+        return _known_at, (self._session.transport.url, self.id)
+
     def __repr__(self) -> str:
         return f"<Future {self.id} {self._last_state}>"
 
@@ -150,9 +164,20 @@ class Future(concurrent.futures.Future[T]):
                 raise NotFinished(f"task {self.id} is {self._last_state} after {timeout} s")
 
     def _watch(self) -> None:
-        if not self._is_watched and not self._is_settled():
+        if not self._is_told and not self._is_watched and not self._is_settled():
             self._is_watched = True
             self._watcher.watch(self)
+
+
+@functools.lru_cache(maxsize=8)
+def _client_of(url: str) -> Client:
+    from task_server.client.client import Client  # which needs this module
+
+    return Client(url)
+
+
+def _known_at(url: str, task: str) -> Future[Any]:
+    return _client_of(url).future(task)
 
 
 class _Waiters(list[Any]):

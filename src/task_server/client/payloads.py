@@ -187,7 +187,10 @@ def _as_json_blob(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Payload:
 def _as_pickle(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
     if any(type(value) is Blob for value in (*args, *kwargs.values())):
         return _beside_blobs(args, kwargs)
-    data = pickled((args, kwargs))
+    try:
+        data = pickled((args, kwargs))
+    except TaskServerError as error:
+        raise _about_argument(args, kwargs, error) from error.__cause__
     needs = needs_this_python(data)
     if len(data) <= INLINE_BYTES:
         call = {"encoding": "pickle", "data": base64_text(data)}
@@ -195,6 +198,18 @@ def _as_pickle(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
     content = _content(data)
     call = {"encoding": "pickle", "blob": content.digest}
     return Payload(b'"call":' + _encode(call), (content,), needs)
+
+
+def _about_argument(
+    args: tuple[Any, ...], kwargs: dict[str, Any], error: TaskServerError
+) -> TaskServerError:
+    """The error with the name of the argument that cannot be pickled."""
+    for name, value in (*enumerate(args), *kwargs.items()):
+        try:
+            pickled(value)
+        except TaskServerError as own:
+            return TaskServerError(f"argument {name}: {own}")
+    return error
 
 
 def _beside_blobs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
