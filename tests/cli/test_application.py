@@ -355,7 +355,9 @@ def test_accuracy_is_told_of_all_functions_and_of_one(use: Use, capsys: Out) -> 
 
     def handle(request: Request) -> Reply:
         if request.path.endswith("/m:f/accuracy"):
-            return reply(200, {"judged": 9, "guessed": 2, "all": JUDGED, "recent": JUDGED})
+            batches = {"batches": 5, "error_factor": 1.2, "within": 0.8}
+            told = {"all": JUDGED, "recent": JUDGED, "batches": batches}
+            return reply(200, {"judged": 9, "guessed": 2, **told})
         return reply(200, {"functions": rows})
 
     use(handle)
@@ -365,7 +367,9 @@ def test_accuracy_is_told_of_all_functions_and_of_one(use: Use, capsys: Out) -> 
     one = capsys.readouterr()
 
     assert "m:f" in every and "1.31" in every and "m:g" not in every
-    assert [line.split()[0] for line in one.out.splitlines()] == ["function", "all", "recent"]
+    lines = one.out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["function", "all", "recent"]
+    assert "5 batches: off by a factor of 1.2, 80% within" in lines[3]
     assert "2 more calls" in one.err
 
 

@@ -261,3 +261,21 @@ async def test_a_version_that_made_it_slower_is_named(app: App) -> None:
     assert before["slower"] is None and before["calls"] == 20
     assert after["slower"] == pytest.approx(2.3, rel=0.01)
     assert after["changed"] == {"numpy": ["2.3", "2.4"]} and told["drift"] is None
+
+
+async def test_the_totals_of_batches_are_judged_as_they_were_told(app: App) -> None:
+    await ran(app, 1.0, times=5)
+    worker = await joined(app)
+    for count, seconds in ((2, 1.0), (2, 2.0)):
+        await app.ask("POST", "/v1/tasks", [TASK] * count)
+        await worker.succeed(*await worker.take(count), seconds=seconds)
+    await app.ask("POST", "/v1/tasks", [TASK, {**TASK, "function": "math:exp"}])
+
+    await app.state.totals.flush()
+    await app.state.totals.judge()
+    told = (await app.ask("GET", "/v1/functions/math:sqrt/accuracy")).json
+
+    assert told["batches"]["batches"] == told["recent_batches"]["batches"] == 2
+    assert told["batches"]["error_factor"] == pytest.approx(2**0.5, rel=0.2)
+    assert told["batches"]["bias_factor"] > 1.0
+    assert told["batches"]["within"] in (0.5, 1.0)

@@ -65,4 +65,10 @@ def accuracy(
         return
     parts = [{"function": name, **whole[name]} for name in ("all", "recent")]
     show_rows(parts, _JUDGED, output)
+    totals = whole["batches"]
+    if totals["batches"]:
+        print(
+            f"totals of {totals['batches']:,} batches: off by a factor of"
+            f" {totals['error_factor']:.2g}, {totals['within']:.0%} within their 80 % interval"
+        )
     note(f"{whole['guessed']} more calls had a guess before anything of the function was known")

@@ -131,3 +131,27 @@ def _judgement(calls: int, *, error: float, bias: float, on_median: int, on_high
         on_median / calls,
         on_high / calls,
     )
+
+
+class JudgedTotals(Struct, frozen=True):
+    """How the totals did that were told for batches at their submit."""
+
+    batches: int
+    error_factor: float | None
+    """exp of the mean |log(p50 / core-seconds)|; None without batches."""
+    bias_factor: float | None
+    within: float | None
+    """Share of batches from p10 to p90; 0.8 is right."""
+
+
+def of_totals(told: Sequence[tuple[float, float, float, float]]) -> JudgedTotals:
+    """Each: p10, p50 and p90 in core-seconds, and what the batch took."""
+    if not told:
+        return JudgedTotals(0, None, None, None)
+    offs = [math.log(max(seconds, 1e-6) / max(p50, 1e-6)) for _, p50, _, seconds in told]
+    return JudgedTotals(
+        len(told),
+        math.exp(sum(map(abs, offs)) / len(offs)),
+        math.exp(sum(offs) / len(offs)),
+        sum(low <= seconds <= high for low, _, high, seconds in told) / len(told),
+    )

@@ -48,6 +48,7 @@ from task_server.server.upkeep.orders import keep_orders
 from task_server.server.upkeep.prune import Pruner
 from task_server.server.upkeep.refine import Refiner
 from task_server.server.upkeep.space import Space
+from task_server.server.upkeep.totals import Totals
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
 from task_server.store.blobs import open_blobs
@@ -146,6 +147,7 @@ async def running(
             is_shared=is_postgres(settings.database_url),
         ),
         etas=BatchEtas(clock),
+        totals=Totals(store),
         estimator=EstimatorProcess(is_on=settings.model == "on"),
         keep=Keep(
             settings.keep_read_seconds, settings.keep_unread_seconds, settings.keep_failed_seconds
@@ -167,6 +169,7 @@ async def running(
         asyncio.ensure_future(locker.run()),
         asyncio.ensure_future(state.budget.keep()),
         asyncio.ensure_future(state.first_reads.keep()),
+        asyncio.ensure_future(state.totals.keep()),
         asyncio.ensure_future(Pruner(state).run()),
         asyncio.ensure_future(keep_orders(state)),
         asyncio.ensure_future(state.estimator.run()),
@@ -185,4 +188,5 @@ async def running(
                 await loop
         with contextlib.suppress(Unavailable):
             await state.first_reads.flush()
+            await state.totals.flush()
         await store.close()

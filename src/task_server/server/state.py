@@ -19,6 +19,7 @@ from task_server.server.service.uploads import Uploads
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.first_reads import FirstReads
 from task_server.server.upkeep.space import Space
+from task_server.server.upkeep.totals import Totals
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
 from task_server.store.blobs import Blobs
@@ -45,6 +46,7 @@ class State(Struct):
     policy: Policy
     refreshes: Refreshes
     estimator: EstimatorProcess
+    totals: Totals
     etas: BatchEtas
     keep: Keep
     """How long ended tasks are kept."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from task_server.store.records.calls import OpenCall, WaitingCall
     from task_server.store.records.learning import EndedAttempt
     from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
+    from task_server.store.records.totals import JudgedTotal, OpenTotal, ToldTotal
 
 
 class NewPrice(Struct, frozen=True):
@@ -78,3 +79,20 @@ class LearningStore(Protocol):
 
         False: another server has kept that version; what this one learned is of no use.
         """
+
+    # ---- totals of batches
+
+    async def note_totals(self, told: Sequence[ToldTotal]) -> None:
+        """Keep what was said that requests' tasks would cost; of one batch it adds up."""
+
+    async def done_totals(self, *, limit: int) -> list[OpenTotal]:
+        """Batches that are done and neither judged nor dropped; what is gone is dropped."""
+
+    async def run_seconds_of(self, batch: int, *, start: int) -> float:
+        """What a piece of a batch took, from that position on."""
+
+    async def judge_total(self, total: OpenTotal, seconds: float | None) -> None:
+        """Keep what a batch took; None: drop what was said. The oldest of its function go."""
+
+    async def judged_totals(self, function: int) -> list[JudgedTotal]:
+        """The batches of a function that were judged, the newest first."""

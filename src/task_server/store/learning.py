@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from task_server.store.records import calls, learning, models
+from task_server.store.records import calls, learning, models, totals
 from task_server.store.records.calls import OpenCall, WaitingCall
 from task_server.store.records.learning import EndedAttempt
 from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
 from task_server.store.records.sql import Lends
+from task_server.store.records.totals import JudgedTotal, OpenTotal, ToldTotal
 
 
 class Learning:
@@ -69,3 +70,25 @@ class Learning:
     async def keep_model(self: Lends, change: ModelChange) -> bool:
         """See `Store.keep_model`."""
         return await self.write(lambda rows: models.keep(rows, change))
+
+    # ---- totals of batches
+
+    async def note_totals(self: Lends, told: Sequence[ToldTotal]) -> None:
+        """See `Store.note_totals`."""
+        await self.write(lambda rows: totals.note(rows, told))
+
+    async def done_totals(self: Lends, *, limit: int) -> list[OpenTotal]:
+        """See `Store.done_totals`."""
+        return await self.read(lambda rows: totals.done(rows, limit))
+
+    async def run_seconds_of(self: Lends, batch: int, *, start: int) -> float:
+        """See `Store.run_seconds_of`."""
+        return await self.read(lambda rows: totals.add_up(rows, batch, start))
+
+    async def judge_total(self: Lends, total: OpenTotal, seconds: float | None) -> None:
+        """See `Store.judge_total`."""
+        await self.write(lambda rows: totals.judge(rows, total, seconds))
+
+    async def judged_totals(self: Lends, function: int) -> list[JudgedTotal]:
+        """See `Store.judged_totals`."""
+        return await self.read(lambda rows: totals.of_function(rows, function))

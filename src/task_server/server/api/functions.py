@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from task_server.errors import NotFound
 from task_server.scheduling import accuracy as judging
 from task_server.scheduling.statistics import Statistics
@@ -10,6 +12,7 @@ from task_server.server.routing import USER, Route
 from task_server.server.service import changes
 from task_server.server.state import State
 from task_server.store.contract import FunctionKey
+from task_server.store.records.totals import JudgedTotal
 
 
 async def listed(state: State, call: Call) -> Reply:
@@ -41,14 +44,21 @@ async def accuracy(state: State, call: Call) -> Reply:
     """How far off the estimates were with which the function's tasks were leased."""
     call.query()
     key, known = _find(state, call)
+    batches = await state.store.judged_totals(known.function)
     told = {
         **_named(key, known),
         "judged": sum(each.judged for each in known.accuracies),
         "guessed": sum(each.guessed for each in known.accuracies),
         "all": judging.overall(known.accuracies),
         "recent": judging.lately(known.accuracies),
+        "batches": _judged(batches),
+        "recent_batches": _judged(batches[: judging.RECENT]),
     }
     return Reply(encode(told))
+
+
+def _judged(batches: Sequence[JudgedTotal]) -> judging.JudgedTotals:
+    return judging.of_totals([(b.low, b.predicted, b.high, b.seconds) for b in batches])
 
 
 def _find(state: State, call: Call) -> tuple[FunctionKey, Statistics]:

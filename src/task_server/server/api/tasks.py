@@ -60,6 +60,9 @@ async def post(state: State, call: Call) -> Reply:
         row = await state.store.batch(into, call.caller.owner)
         if row is not None:
             state.waiting.touch(row.batch)
+    specs = prepared.submission.specs
+    if batch is not None and not accepted.duplicate and len(specs) == 1:
+        state.totals.note(batch, specs[0].function_key, result.estimate)
     reply = Submitted(
         batch=ids.to_text(batch) if batch else "",
         ids=ids.to_texts(accepted.ids),

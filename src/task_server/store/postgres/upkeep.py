@@ -58,6 +58,7 @@ SELECT f.function FROM functions f
  ORDER BY f.function LIMIT $2 FOR UPDATE"""
 _FORGET_FUNCTIONS = (
     "DELETE FROM function_statistics WHERE function = ANY($1::int[])",
+    "DELETE FROM batch_totals WHERE function = ANY($1::int[])",
     "DELETE FROM function_models WHERE function = ANY($1::int[])",
     "DELETE FROM functions WHERE function = ANY($1::int[])",
 )

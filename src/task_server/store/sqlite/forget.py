@@ -117,7 +117,7 @@ def _forget_functions(memory: Memory, group: Group, functions: Sequence[int]) ->
         "function, owner, distribution, name",
     )
     numbers = [number for number, *_ in gone]
-    for table in ("function_statistics", "function_models"):
+    for table in ("function_statistics", "function_models", "batch_totals"):
         _delete(group, table, "function", numbers, "1 = 1", "function")
     for number, *key in gone:
         memory.functions_by_number.pop(number, None)
