@@ -7,6 +7,7 @@ _CLOCK = f"{_SQLITE}/test_clock.py"
 _BACKUP = f"{_SQLITE}/test_backup.py"
 _FULL = f"{_SQLITE}/test_full_disk.py"
 _SPACE = "tests/server/test_space.py"
+_EVENTS = "tests/server/test_events.py"
 
 
 def _guard(file: str, name: str, text: str, without: str, tests: str) -> Guard:
@@ -180,5 +181,20 @@ GUARDS = [
         "    once = [kind.number for kind in kinds if kind.spec.at_most_once]",
         "    once: list[int] = []",
         _BACKUP,
+    ),
+    # ---- those who follow events
+    _guard(
+        "server/service/events.py",
+        "who follows a batch reads on with a revoked token",
+        "        if not await may_go_on():\n            return False\n",
+        "        await may_go_on()\n",
+        _EVENTS,
+    ),
+    _guard(
+        "server/service/events.py",
+        "who follows a batch holds up a server that stops",
+        "    while not state.waiting.is_closed:\n",
+        "    while True:\n",
+        _EVENTS,
     ),
 ]
