@@ -33,6 +33,8 @@ Taken = tuple[Queued, Waiter, bytes]
 def deal_to_parked(group: Group) -> list[Waiter]:
     """Lease queued tasks to parked workers; gives those that got some."""
     memory = group.memory
+    if not memory.active:  # thousands may be parked, and renew one by one
+        return []
     waiting = [waiter for waiter in memory.parked.values() if waiter.want > 0]
     lanes = _active_lanes(group) if waiting else []
     if not lanes:

@@ -180,8 +180,8 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
         def work(operation: Operation[ExchangeResult]) -> None:
             exchange(self._group, request, operation)
 
-        # An exchange that only parks writes nothing: it needs no transaction.
-        is_quiet = not request.reports and request.held is None
+        # An exchange that only parks writes nothing, and losing leases begins a transaction itself.
+        is_quiet = not request.reports and not request.held
         operation = Operation(work, rows=0 if is_quiet else 1 + len(request.reports))
         return await self._park(operation, request.wait_until)
 
