@@ -8,6 +8,8 @@ kin's, a machine's speed, and an argument's weight on functions that never saw i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 Key = tuple[int, str, str, str]
@@ -48,28 +50,38 @@ def keys_of(
 ) -> list[Key]:
     """The effects of a call, coarse to fine."""
     arguments = f"{digest:x}"
-    some = list(categories.items())[:CATEGORIES]
+    some = list(islice(categories.items(), CATEGORIES))
+    coarse, fine = _fixed_keys(function, worker, version)
     keys = [
+        *coarse,
+        *[(_CATEGORY, name, value, "") for name, value in some],
+        (_ARGUMENTS, arguments, "", ""),
+        *fine,
+        *[(_FUNCTION_CATEGORY, function, name, value) for name, value in some],
+        (_FUNCTION_ARGUMENTS, function, arguments, ""),
+    ]
+    if worker is not None:
+        keys.append((_EVERYTHING, function, arguments, worker))
+    return keys
+
+
+@lru_cache(maxsize=1024)
+def _fixed_keys(function: str, worker: str | None, version: str) -> tuple[list[Key], list[Key]]:
+    """Those that do not depend on the arguments: before the categories, and behind them."""
+    coarse = [
         (_ALL, "", "", ""),
         (_PACKAGE, function.partition(".")[0], "", ""),
         (_MODULE, function.rpartition(".")[0], "", ""),
         (_FUNCTION, function, "", ""),
     ]
+    fine: list[Key] = []
     if worker is not None:
-        keys.append((_WORKER, worker, "", ""))
+        coarse.append((_WORKER, worker, "", ""))
+        fine.append((_FUNCTION_WORKER, function, worker, ""))
     if version:
-        keys.append((_VERSION, version, "", ""))
-    keys += [(_CATEGORY, name, value, "") for name, value in some]
-    keys.append((_ARGUMENTS, arguments, "", ""))
-    if worker is not None:
-        keys.append((_FUNCTION_WORKER, function, worker, ""))
-    if version:
-        keys.append((_FUNCTION_VERSION, function, version, ""))
-    keys += [(_FUNCTION_CATEGORY, function, name, value) for name, value in some]
-    keys.append((_FUNCTION_ARGUMENTS, function, arguments, ""))
-    if worker is not None:
-        keys.append((_EVERYTHING, function, arguments, worker))
-    return keys
+        coarse.append((_VERSION, version, "", ""))
+        fine.append((_FUNCTION_VERSION, function, version, ""))
+    return coarse, fine
 
 
 class Effects:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import copysign, isfinite, log1p
 
 MAXIMUM = 48
 """Features of one call."""
@@ -34,9 +36,11 @@ def features_of(args: Sequence[object], kwargs: Mapping[str, object]) -> Feature
         found.add(str(index), value, 0)
     for name, value in kwargs.items():
         found.add(name, value, 0)
-    text = repr((found.numbers, found.categories)).encode()
-    digest = int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
-    return Features(found.numbers, found.categories, digest)
+    numbers, categories = found.numbers, found.categories
+    text = "\0".join((*numbers, "", *categories, "", *categories.values()))
+    seen = hashlib.blake2b(text.encode(errors="replace"), digest_size=7)
+    seen.update(struct.pack(f"<{len(numbers)}d", *numbers.values()))
+    return Features(numbers, categories, int.from_bytes(seen.digest(), "big"))
 
 
 def signed_log(value: float) -> float:
@@ -52,7 +56,9 @@ class _Found:
     def add(self, name: str, value: object, depth: int) -> None:
         if len(self.numbers) + len(self.categories) >= MAXIMUM:
             return
-        if isinstance(value, bool) or value is None:
+        if type(value) is float or type(value) is int:  # most are
+            self._number(name, value)
+        elif isinstance(value, bool) or value is None:
             self.categories[name] = str(value)
         elif isinstance(value, (int, float)):
             self._number(name, value)
@@ -70,8 +76,8 @@ class _Found:
             number = float(value)
         except OverflowError:
             number = 1e308 if value > 0 else -1e308
-        if math.isfinite(number):
-            self.numbers[name] = signed_log(number)
+        if isfinite(number):
+            self.numbers[name] = copysign(log1p(abs(number)), number)
         else:
             self.categories[name] = str(number)
 
@@ -88,12 +94,13 @@ class _Found:
         numbers = [each for each in value if type(each) in (int, float)]
         if not numbers or len(numbers) < len(value):
             return
-        self._number(f"{name} sum", math.fsum(map(_finite, numbers)))
-        self._number(f"{name} maximum", max(map(_finite, numbers)))
+        finite = [_finite(each) for each in numbers]
+        self._number(f"{name} sum", math.fsum(finite))
+        self._number(f"{name} maximum", max(finite))
         if len(numbers) <= FEW:
             for index, each in enumerate(numbers):
                 self.add(f"{name} {index}", each, depth + 1)
-            self._number(f"{name} product", math.prod(map(_finite, numbers)))
+            self._number(f"{name} product", math.prod(finite))
 
     def _mapping(self, name: str, value: Mapping[object, object], depth: int) -> None:
         shape = value.get("shape")
