@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from task_server.errors import Unavailable
+from task_server.store import group_commit
 from task_server.store.group_commit import MAXIMUM_ROWS, GroupCommit, Operation, answer_all
 
 
@@ -52,6 +53,26 @@ async def test_what_gathers_while_it_works_is_one_group() -> None:
     assert await asyncio.gather(first, *others) == ["first", *range(10)]
     assert [len(group) for group in writer.groups] == [1, 10]
     await writer.commits.close()
+
+
+async def test_a_quiet_writer_is_told_of_it_once_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group_commit, "QUIET_SECONDS", 0.001)
+    loop, quiet = asyncio.get_running_loop(), asyncio.Queue[None]()
+
+    def tell() -> None:
+        loop.call_soon_threadsafe(quiet.put_nowait, None)
+
+    commits = GroupCommit(lambda group: None, on_quiet=tell, name="writer")
+    commits.start()
+
+    await quiet.get()
+    commits.put(Operation(lambda operation: None))
+    await quiet.get()
+
+    assert quiet.empty()
+    await commits.close()
 
 
 async def test_a_group_is_bounded_and_a_request_is_never_split() -> None:

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from task_server.errors import Unavailable
@@ -20,6 +20,9 @@ MAXIMUM_ROWS = 10_000
 
 MAXIMUM_WAITING = 200_000
 """Rows that may wait for the next groups: the database does not keep up, or is away."""
+
+QUIET_SECONDS = 1.0
+"""Without an operation, after which the writer gives back what it needs no more."""
 
 R = TypeVar("R")
 
@@ -68,7 +71,8 @@ class Operation(Generic[R]):
 class GroupCommit:
     """The thread. `run` does a group and commits it, or fails its operations; it never raises.
 
-    `on_idle` is called when nothing waits after a group, and must not raise either.
+    `on_idle` is called when nothing waits after a group, `on_quiet` when nothing came for
+    QUIET_SECONDS; they must not raise either.
     """
 
     def __init__(
@@ -76,10 +80,12 @@ class GroupCommit:
         run: Callable[[list[Operation[object]]], None],
         *,
         on_idle: Callable[[], None] = lambda: None,
+        on_quiet: Callable[[], None] = lambda: None,
         name: str,
     ) -> None:
         self._run = run
         self._on_idle = on_idle
+        self._on_quiet = on_quiet
         self._queue: SimpleQueue[Operation[object] | None] = SimpleQueue()
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -119,7 +125,7 @@ class GroupCommit:
     def _take(self) -> tuple[list[Operation[object]], bool]:
         group: list[Operation[object]] = []
         rows = 0
-        operation = self._queue.get()
+        operation = self._first()
         while operation is not None:
             group.append(operation)
             rows += operation.rows
@@ -127,6 +133,13 @@ class GroupCommit:
                 return group, False
             operation = self._queue.get()
         return group, True
+
+    def _first(self) -> Operation[object] | None:
+        try:
+            return self._queue.get(timeout=QUIET_SECONDS)
+        except Empty:
+            self._on_quiet()
+            return self._queue.get()
 
 
 class LoopGroupCommit:

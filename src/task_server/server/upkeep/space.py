@@ -33,6 +33,11 @@ MEMORY_SHARE = 0.75
 BACK_SHARE = 1.05
 """So much above the watermark, or below the limit of memory, intake begins again."""
 TRIM_SECONDS = 10.0
+"""Between two tries to get along with the memory there is."""
+REST_SHARE = 0.05
+"""Of one processor, used since the last look: less than that is rest."""
+GROWN_BYTES = 2 << 20
+"""What a process at rest gives back at once rather than keeping it."""
 DISK_FULL = (
     "the server's disk is nearly full: it takes no new tasks until there is room;"
     " free some space there, then try again"
@@ -75,6 +80,8 @@ class Space:
             min(settings.ballast_bytes, int(size.f_blocks * size.f_frsize * BALLAST_SHARE)),
         )
         self._trimmed_at = 0.0
+        self._trimmed_bytes = 0
+        self._looked_at = self._worked_seconds = 0.0
         self._lock = threading.RLock()
         """Of the ballast: the store's writer may ask for it while this looks."""
         self.disk = Disk(0, 0, False)
@@ -169,18 +176,25 @@ class Space:
         used = resident_bytes()
         is_short = used > (limit / BACK_SHARE if was_short else limit)
         self.memory = Memory(used, limit, is_short)
-        if is_short:
+        is_at_rest = self._is_at_rest(used)
+        if is_at_rest or (is_short and time.monotonic() - self._trimmed_at >= TRIM_SECONDS):
             self._trim()
         if is_short and not was_short:
             log.error("%d MiB of memory used: no new tasks are taken", used >> 20)
         elif was_short and not is_short:
             log.info("%d MiB of memory used: new tasks are taken again", used >> 20)
 
+    def _is_at_rest(self, used_bytes: int) -> bool:
+        """Whether there is hardly anything to do now, and much was done since the last trim."""
+        now, worked = time.monotonic(), time.process_time()
+        share = (worked - self._worked_seconds) / max(now - self._looked_at, 1e-3)
+        self._looked_at, self._worked_seconds = now, worked
+        return share < REST_SHARE and used_bytes > self._trimmed_bytes + GROWN_BYTES
+
     def _trim(self) -> None:
-        now = time.monotonic()
-        if now - self._trimmed_at >= TRIM_SECONDS:
-            self._trimmed_at = now
-            give_back()
+        self._trimmed_at = time.monotonic()
+        give_back()
+        self._trimmed_bytes = resident_bytes()
 
 
 def _blobs(settings: ServerSettings) -> list[Path]:

@@ -47,6 +47,8 @@ class Groups:
     _loop: asyncio.AbstractEventLoop
     _group: Group
     _is_broken = False
+    _has_worked = False
+    """Tasks came or ended since the writer last had nothing to do for long."""
 
     def _load(self) -> None:
         self.memory = Memory(self._connection)
@@ -76,6 +78,16 @@ class Groups:
             read_ahead(self._connection, self.memory)
         except sqlite3.Error:
             log.exception("the next tasks cannot be read")  # who needs them will be told
+
+    def _rest(self) -> None:
+        """Nothing came for a while: let go of the pages kept for what was done before."""
+        if self._is_broken or not self._has_worked:
+            return
+        self._has_worked = False
+        try:
+            self._connection.execute("PRAGMA shrink_memory")
+        except sqlite3.Error:
+            log.exception("memory cannot be given back")
 
     def _make_room(
         self, operations: list[Operation[Any]], error: Exception
@@ -108,6 +120,7 @@ class Groups:
             self._undo(group, operations, error)
             return error
         self._tell([*operations, *group.settled], group)
+        self._has_worked |= bool(group.ended or group.stored)
         self._log_bound.keep()
         return None
 

@@ -105,7 +105,9 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
             undo.pop_all()
         sys.setswitchinterval(SWITCH_SECONDS)
         self._loop = asyncio.get_running_loop()
-        self._commits = GroupCommit(self._run, on_idle=self._read_ahead, name="store-writer")
+        self._commits = GroupCommit(
+            self._run, on_idle=self._read_ahead, on_quiet=self._rest, name="store-writer"
+        )
         self._commits.start()
         self._reading: list[sqlite3.Connection] = []
         self._reader = threading.local()
