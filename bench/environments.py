@@ -96,12 +96,12 @@ class Course:
         _wait(lambda: not (self.folder / digest).exists(), "an environment is not removed")
 
     def settle(self) -> None:
-        """Wait until all byte code is compiled: nothing new for two seconds."""
-        seen, since = -1, time.monotonic()
+        """Wait until all byte code is compiled: for two seconds nothing is new, nor half done."""
+        store, seen, since = self.folder / "bytecode", set[str](), time.monotonic()
         while time.monotonic() - since < 2:
-            count = sum(1 for _ in (self.folder / "bytecode").rglob("*.pyc"))
-            if count != seen:
-                seen, since = count, time.monotonic()
+            found = {each.name for each in store.glob("*")}
+            if found != seen or any(".partial-" in name for name in found):
+                seen, since = found, time.monotonic()
             time.sleep(0.2)
 
     def bare_seconds(self, digest: str, module: str) -> float:

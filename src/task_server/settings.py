@@ -274,6 +274,13 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     i_know_root_runners: Annotated[
         bool, _described("Run tasks as root where they cannot become other users")
     ] = False
+    installer_fence: Annotated[
+        Literal["on", "off"],
+        _described(
+            "Whether uv, where the kernel can do that, reads nothing secret and writes nothing but"
+            " the environment that it builds and its own cache"
+        ),
+    ] = "on"
     environment_bytes: Annotated[
         int, _measured("Largest environment, unpacked, that is built here", "bytes")
     ] = 4 * GIB

@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -151,6 +152,27 @@ async def test_a_wheel_cannot_put_its_byte_code_into_another_package(
 
     second_key = {d.key for d in distributions(packages(second), bad)}
     assert not first_key & second_key
+
+
+async def test_a_source_that_was_changed_is_not_compiled_for_others(
+    index: SmallIndex, tmp_path: Path
+) -> None:
+    lock = lock_of(index, "greet")
+    changed = await build(index, lock, tmp_path / "environments", wait=False)
+    shutil.rmtree(tmp_path / "environments" / "bytecode", ignore_errors=True)
+    for path in packages(changed).rglob("*.pyc"):
+        path.unlink()
+    source = packages(changed) / "greet" / "words.py"
+    text = source.read_text()
+    source.unlink()  # its content is shared with uv's cache
+    source.write_text(text.replace("def", "evil = 1\ndef"))
+    store = Bytecode(tmp_path / "environments" / "bytecode")
+
+    missing = store.link(packages(changed), lock)
+    await store.compile(missing, packages(changed), interpreter=changed.interpreter)
+
+    names = {path.rpartition("/")[2].partition(".")[0] for path in compiled(changed)}
+    assert "__init__" in names and "words" not in names
 
 
 async def test_paths_that_lead_out_of_the_environment_are_left_alone(tmp_path: Path) -> None:

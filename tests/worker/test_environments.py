@@ -318,7 +318,7 @@ async def test_what_a_killed_installer_left_is_never_used(
         f'case "$*" in *install*) [ -e "{flag}" ] || {{ touch "{flag}"; kill -9 $$; }};; esac\n'
     )
     uv.chmod(0o755)
-    environments, lock = await opened(uv=str(uv)), lock_of(index)
+    environments, lock = await opened(uv=str(uv), has_fence=False), lock_of(index)
 
     with pytest.raises(BuildFailed, match="killed by signal 9"):
         await environments.ready(lock.digest, Fetch(lock))
@@ -351,7 +351,7 @@ async def test_what_an_installer_did_by_half_is_not_taken_for_installed(
     half = f"cd *.partial/{site} && mkdir greet-1.0.dist-info; exit 2"
     uv.write_text(f'#!/bin/sh\ncase "$*" in *--offline*) {half};; esac\nexec "{real}" "$@"\n')
     uv.chmod(0o755)
-    environments, lock = await opened(uv=str(uv)), lock_of(index)
+    environments, lock = await opened(uv=str(uv), has_fence=False), lock_of(index)
 
     with pytest.raises(BuildFailed):
         await environments.ready(lock.digest, Fetch(lock))

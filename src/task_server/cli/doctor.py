@@ -33,6 +33,8 @@ _OF_A_WORKER = (
     *("readable", "writable", "runner_uids", "i_know_root_runners"),
 )
 
+_FENCE = "uv can be kept from the worker's token on Linux 5.19 or newer with landlock"
+
 State = Literal["ok", "open", "missing", "broken"]
 
 
@@ -136,6 +138,10 @@ def _sandbox(settings: WorkerSettings) -> Iterator[Finding]:
     layers = chosen.examined.layers
     yield Finding("sandbox", "ok", f"level {layers.level} ({layers.name})")
     yield from _probes(chosen.examined.probes)
+    if part("task_server.worker.sandbox.fence").is_possible():
+        yield Finding("installer", "ok", "uv writes its own alone, and reads nothing secret")
+    else:
+        yield Finding("installer", "missing", hint=_FENCE)
     for hint in choice.hints(chosen):
         layer, _, text = hint.partition(": ")
         yield Finding(f"layer: {layer}", "missing", hint=text)

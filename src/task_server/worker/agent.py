@@ -103,6 +103,7 @@ class Agent:
                 most_files=settings.environment_files,
             ),
             fetch_wheels=self._resources.wheels,
+            has_fence=settings.installer_fence == "on",
         )
         self._disk = Disk(self._data)
         self._spool = Spool(self._data / "spool")

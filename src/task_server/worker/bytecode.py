@@ -29,17 +29,22 @@ log = logging.getLogger(__name__)
 COMPILE_SECONDS = 900.0
 
 # Runs in the environment's interpreter as `-I -S`: no .pth file is processed, nothing imported.
-# In: a JSON line {"folder", "work": [[source, target], ...]} per distribution.
-# Out: the folder, when it is done. A source that does not compile is left out.
+# In: a JSON line {"folder", "work": [[source, target, SHA-256], ...]} per distribution.
+# Out: the folder, when it is done. A source that does not compile is left out, and so is one that
+# is not what the wheel had: the store is for all environments, and a function may have changed it.
 _COMPILER: Final = """
-import json, os, py_compile, sys
+import base64, hashlib, json, os, py_compile, sys
 os.nice(19)
 mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
 for line in sys.stdin:
     job = json.loads(line)
-    for source, target in job["work"]:
+    for source, target, wanted in job["work"]:
         try:
             py_compile.compile(source, target, doraise=True, quiet=2, invalidation_mode=mode)
+            with open(source, "rb") as file:
+                found = hashlib.sha256(file.read()).digest()
+            if "sha256=" + base64.urlsafe_b64encode(found).decode().rstrip("=") != wanted:
+                os.unlink(target)
         except Exception:
             pass
     print(job["folder"], flush=True)
@@ -50,11 +55,12 @@ for line in sys.stdin:
 class Distribution:
     """One installed wheel: its key in the store, and its byte code to be, by source.
 
-    Both paths are relative to site-packages.
+    Both paths are relative to site-packages. `hashes` are those of the sources, as RECORD has them.
     """
 
     key: str
     compiled: Mapping[str, str]
+    hashes: Mapping[str, str]
 
 
 class Bytecode:
@@ -155,8 +161,9 @@ def distributions(site_packages: Path, lock: Lock) -> Iterator[Distribution]:
         if pins:
             record = record_file.read_bytes()
             rows = csv.reader(record.decode(errors="replace").splitlines())
-            sources = (row[0] for row in rows if row and _is_wanted(row[0]))
-            yield Distribution(_key(pins, record, tag), {s: _cached(s, tag) for s in sources})
+            hashes = {row[0]: row[1] for row in rows if len(row) > 1 and _is_wanted(row[0])}
+            compiled = {source: _cached(source, tag) for source in hashes}
+            yield Distribution(_key(pins, record, tag), compiled, hashes)
 
 
 def _key(pins: Sequence[Pin], record: bytes, tag: str) -> str:
@@ -187,7 +194,7 @@ def _prepare(partials: Mapping[Path, Distribution], site_packages: Path) -> list
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         work = [
-            (str(site_packages / source), str(partial / compiled))
+            (str(site_packages / source), str(partial / compiled), distribution.hashes[source])
             for source, compiled in distribution.compiled.items()
         ]
         jobs.append(json.dumps({"folder": str(partial), "work": work}).encode() + b"\n")

@@ -20,6 +20,7 @@ from typing import Final
 from task_server.environments.lock import Lock, parse_lock
 from task_server.worker import eviction
 from task_server.worker.installing import InstallRules
+from task_server.worker.sandbox.fence import cache_folder
 
 LOCK_FILE: Final = "requirements.lock"
 _MANIFEST: Final = "manifest.json"
@@ -93,8 +94,7 @@ def link_mode(environ: Mapping[str, str], directory: Path) -> str:
     """How uv is to bring files from its cache: linked where both lie on one file system."""
     if "UV_LINK_MODE" in environ:
         return environ["UV_LINK_MODE"]
-    home = Path(environ.get("HOME", "/"))
-    cache = Path(environ.get("UV_CACHE_DIR") or home / ".cache" / "uv").absolute()
+    cache = cache_folder(environ)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     return "hardlink" if there.stat().st_dev == directory.stat().st_dev else "copy"
 

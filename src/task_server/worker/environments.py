@@ -11,12 +11,14 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import IO, Final, Literal
 
 from task_server.environments import uv as uv_text
 from task_server.environments.lock import BadLock, Lock, empty_lock, parse_lock
@@ -34,11 +36,14 @@ from task_server.worker.environment_folders import (
     stored_lock,
     sweep,
 )
+from task_server.worker.exits import watch
 from task_server.worker.installing import (
     BuildFailed as BuildFailed,  # raised here, so found here
 )
 from task_server.worker.installing import FetchWheels, Installer, InstallRules, Place
 from task_server.worker.interpreters import DownloadFailed, Downloads, pythons
+from task_server.worker.sandbox import fence
+from task_server.worker.sandbox.fence import Fence, start
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +55,8 @@ State = Literal["building", "ready", "failed", "removed"]
 FetchLock = Callable[[str], Awaitable[str]]
 
 _EVICTED: Final = ".evicted"
+_OUTPUT_BYTES: Final = 1 << 20
+"""Of what uv writes, as much is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,8 @@ class Environments:
     before uv sees it; `pythons` (None: those found) maps "3.11" to an interpreter; others are
     fetched into the folder `downloads` when they are needed (None: never); `now` gives Unix
     seconds, for manifests only. `rules` (None: everything, from the index) say what may be
-    installed; `fetch_wheels` gets what users uploaded.
+    installed; `fetch_wheels` gets what users uploaded. With `has_fence` uv is kept from all that
+    it does not need, where the kernel can do that.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Environments:
         now: Callable[[], float] = time.time,
         rules: InstallRules | None = None,
         fetch_wheels: FetchWheels | None = None,
+        has_fence: bool = True,
     ) -> None:
         self._directory = directory.absolute()
         self._uv = _program(uv)
@@ -117,6 +126,7 @@ class Environments:
             self._downloads = Downloads(downloads, uv=self._uv, environ=self._environ)
         self._offered: list[str] = []
         self._now = now
+        self._fence = Fence() if has_fence and fence.is_possible() else None
         self._bytecode = Bytecode(self._directory / eviction.BYTECODE)
         self.on_built: Callable[[], None] = lambda: None
         """Called when there is one more on disk."""
@@ -255,6 +265,8 @@ class Environments:
                 return await self._adopt(lock)
         lock = _checked(await fetch_lock(digest), digest)
         python = await self._python(lock.python)
+        if self._fence is not None:
+            self._fence.let_use(python)
         if lock.is_empty:
             return Environment(digest, python, None)
         with _disk_trouble_as_failure():
@@ -302,37 +314,55 @@ class Environments:
 
     async def _fill(self, partial: Path, lock: Lock, python: Path) -> None:
         await self._installer.check_version()
-        await asyncio.to_thread(remove, partial, partial.with_suffix(""))
+        await asyncio.to_thread(_make_anew, partial)
         command = uv_text.venv_command(self._uv, target=partial, interpreter=python)
-        await self._run(command, self._environ)
+        await self._run(command, self._environ, partial)
         (partial / LOCK_FILE).write_text(lock.text)
         links = link_mode(self._environ, self._directory)
         place = Place(partial, interpreter_in(partial), site_packages_in(partial, lock), links)
         await self._installer.install(lock, place)
 
-    async def _run(self, command: Sequence[str], environ: Mapping[str, str]) -> str:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                env=environ,
-                cwd=self._directory,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-            )
-        except OSError as error:
-            message = f"uv cannot be started: {error.strerror}"
-            raise BuildFailed(message, is_retryable=True, is_unfit=True) from None
-        self._note_process(process.pid)
-        try:
-            output, _ = await self._rules.watched(process.pid, process.communicate())
-        finally:
-            self._note_process(None)
-            await _end(process)
+    async def _run(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        own: Path | None = None,
+        readable: Sequence[Path] = (),
+    ) -> str:
+        """Run uv; it fills the folder `own`, and may read what else is named."""
+        with tempfile.TemporaryFile() as output:
+            try:
+                process = self._start_uv(command, environ, output, own, readable)
+            except OSError as error:
+                message = f"uv cannot be started: {error.strerror}"
+                raise BuildFailed(message, is_retryable=True, is_unfit=True) from None
+            has_ended = asyncio.Event()
+            watch(process, has_ended.set)
+            self._note_process(process.pid)
+            try:
+                await self._rules.watched(process.pid, has_ended.wait())
+            finally:
+                self._note_process(None)
+                await _end(process, has_ended)
+            output.seek(0)
+            text = output.read(_OUTPUT_BYTES).decode(errors="replace")
         if process.returncode:
-            raise _failed(process.returncode, output.decode(errors="replace"))
-        return output.decode(errors="replace")
+            raise _failed(process.returncode, text)
+        return text
+
+    def _start_uv(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        output: IO[bytes],
+        own: Path | None,
+        readable: Sequence[Path],
+    ) -> subprocess.Popen[bytes]:
+        if self._fence is None or own is None:
+            return start(command, environ, folder=self._directory, output=output)
+        return self._fence.start(
+            command, environ, folder=self._directory, own=own, readable=readable, output=output
+        )
 
     def _note_process(self, process: int | None) -> None:
         """What the present build waits for; it runs as urgently as the build is wanted."""
@@ -341,6 +371,11 @@ class Environments:
                 build.process = process
                 if not build.is_urgent:
                     _set_priority(process, LOW_PRIORITY)
+
+
+def _make_anew(partial: Path) -> None:
+    remove(partial, partial.with_suffix(""))
+    partial.mkdir()
 
 
 def _set_priority(process: int | None, niceness: int) -> None:
@@ -389,8 +424,8 @@ def _failed(returncode: int, output: str) -> BuildFailed:
     )
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
+async def _end(process: subprocess.Popen[bytes], has_ended: asyncio.Event) -> None:
+    if not has_ended.is_set():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.communicate()  # reads the pipes to their end, so that they are closed
+        await has_ended.wait()

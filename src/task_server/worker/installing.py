@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from task_server.environments import uv as uv_text
 from task_server.environments.lock import PRIVATE, UPLOADED, Lock, Pin
@@ -16,7 +16,6 @@ from task_server.policy import EVERYTHING, Policy, PrivateIndex
 
 T = TypeVar("T")
 FetchWheels = Callable[[Sequence[Pin]], Awaitable[Mapping[str, Path]]]
-Run = Callable[[Sequence[str], Mapping[str, str]], Awaitable[str]]
 
 GIB: Final = 1024**3
 _LOOK_SECONDS: Final = 0.2
@@ -102,6 +101,20 @@ class InstallRules:
             if not working.done():
                 working.cancel()
                 await asyncio.wait((working,))
+
+
+class Run(Protocol):
+    """Runs uv, which fills a folder and may read others; gives what it wrote."""
+
+    def __call__(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str],
+        own: Path | None = None,
+        readable: Sequence[Path] = (),
+    ) -> Awaitable[str]:
+        """Raises BuildFailed."""
+        ...
 
 
 def _written_bytes(pid: int) -> int:
@@ -192,7 +205,7 @@ class Installer:
         folder = place.folder / "wheels"
         await asyncio.to_thread(_lay_out, fetched, folder)
         environ = uv_text.without_places(self._environ)
-        await self._install(lock, place, environ, wheels=folder)
+        await self._install(lock, place, environ, wheels=folder, readable=list(fetched.values()))
         await asyncio.to_thread(_remove, folder)
 
     async def _install(
@@ -203,6 +216,7 @@ class Installer:
         *,
         index: str | None = None,
         wheels: Path | None = None,
+        readable: Sequence[Path] = (),
     ) -> None:
         lock_file = place.folder / "part.lock"
         lock_file.write_text(lock.text)
@@ -221,13 +235,13 @@ class Installer:
         before = place.content()
         try:
             # From the cache alone it takes half of the time: no certificates, no connection.
-            await self._run(command(offline=True), environ)
+            await self._run(command(offline=True), environ, place.folder, readable)
         except TooLarge:
             raise
         except BuildFailed:
             if place.content() != before:
                 raise  # uv would take what is there by half for installed
-            await self._run(command(offline=False), environ)
+            await self._run(command(offline=False), environ, place.folder, readable)
         lock_file.unlink()
 
 
