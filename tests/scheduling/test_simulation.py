@@ -48,10 +48,9 @@ def test_the_model_is_asked_when_calls_come_and_told_when_they_have_ended() -> N
 
 def test_a_batch_is_done_sooner_with_the_longest_first() -> None:
     jobs = made(100)
-    as_submitted = makespan(jobs, by_prediction=False)
-    Truth().price(jobs)
+    as_submitted = makespan(jobs, None)
 
-    longest_first = makespan(jobs)
+    longest_first = makespan(jobs, Truth())
 
     work = sum(job.seconds for job in jobs)
     assert max(work / 8, max(job.seconds for job in jobs)) <= longest_first <= as_submitted

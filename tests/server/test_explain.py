@@ -197,3 +197,22 @@ async def test_another_users_task_is_as_one_that_is_not_there(app: App) -> None:
     reply = await app.ask("GET", f"{TASKS}/{task}/explain", token="other")
 
     assert reply.status == 404
+
+
+async def test_what_waits_for_a_worker_with_its_environment_says_so(app: App) -> None:
+    cold, warm = await joined(app), await joined(app, slots=1)
+    await submitted(app)
+    (first,) = await cold.take(1)
+    usage = {"run_seconds": 1.0, "install_seconds": 30.0}
+    report = {"lease": first["lease"], "outcome": "succeeded", "encoding": "json", "answer": 3}
+    await cold.exchange(reports=[{**report, "usage": usage}])
+    await warm.exchange(environments=[{"digest": first["environment"], "state": "ready"}])
+    await submitted(app)
+    assert len(await warm.take(1)) == 1
+    task = await submitted(app)
+    assert await cold.take(1) == []
+
+    told = await explained(app, task)
+
+    (reason,) = [each for each in told["reasons"] if each["code"] == "warm"]
+    assert reason["message"].endswith("another would build it for 30 s")

@@ -92,6 +92,12 @@ class Placement:
             since = self._waiting[environment] = now
         return now - since < seconds
 
+    def awaited_build(self, environment: str | None, *, now: float) -> float | None:
+        """Seconds that an environment takes to build whose tasks wait for who has it; else None."""
+        since = self._waiting.get(environment or "")
+        seconds = self.install_seconds(environment)
+        return seconds if since is not None and since <= now < since + seconds else None
+
 
 def waits_for_warm(
     *, due_at: float, now: float, install_seconds: float, free_at: float | None

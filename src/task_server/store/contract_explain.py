@@ -16,6 +16,12 @@ class ExplainStore(Protocol):
     def charged(self) -> Mapping[int, float]:
         """Seconds of work charged to each owner, as far as this server knows; it does not wait."""
 
+    def awaited_build(self, environment: str | None, *, now: float) -> float | None:
+        """Seconds that an environment takes to build, while its tasks wait for who has it.
+
+        None: they do not. As far as this server knows; it does not wait.
+        """
+
     async def place(self, number: int) -> Place | None:
         """Where a task stands; None when it is gone."""
 

@@ -140,6 +140,9 @@ async def _waiting(state: State, view: TaskView, row: TaskRow, place: Place) -> 
     ]
     first = Before(place.before, await _owners_before(state, spec.owner))
     reasons += _first(first) if found.fit else []
+    build = state.store.awaited_build(row.environment, now=state.clock())
+    if build is not None:
+        reasons.append(Reason("warm", wording.warm(build)))
     expected = _expected(state, spec, place, hosts, found)
     made = _made(view, _told(found, need, first, expected), reasons)
     made.workers = FleetView(

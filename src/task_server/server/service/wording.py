@@ -81,3 +81,9 @@ def wanted(lacks: Mapping[Lack, int], need: Need) -> str:
     }
     found = [(number, lack) for lack, number in lacks.items() if lack in words]
     return words[max(found)[1]] if found else "what it needs"
+
+
+def warm(build_seconds: float) -> str:
+    """Why it goes to none of the workers that have room."""
+    took = time(build_seconds)
+    return f"a worker that has its environment is free soon; another would build it for {took}"

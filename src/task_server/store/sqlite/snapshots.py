@@ -45,6 +45,10 @@ class Snapshots:
         """See `Store.charged`."""
         return dict(self.memory.shares.charged)
 
+    def awaited_build(self, environment: str | None, *, now: float) -> float | None:
+        """See `Store.awaited_build`."""
+        return self.memory.placement.awaited_build(environment, now=now)
+
     def phase(self, number: int) -> str:
         """See `Store.phase`."""
         for session in list(self.memory.sessions_by_row.values()):
