@@ -22,6 +22,7 @@ class Waiting(Candidate):
     """A job in its lane."""
 
     job: Job
+    batch: InBatch | None
 
 
 class Machine:
@@ -74,10 +75,11 @@ class Fleet:
             size=0,
             statistics=_UNKNOWN,
             job=job,
+            batch=batch,
         )
         self._lane(job).window.offer(waiting)
 
-    def _place(self, job: Job, batch: InBatch | None = None) -> Place:
+    def _place(self, job: Job, batch: InBatch | None) -> Place:
         return place(
             job.ready_at,
             predicted=job.predicted,
@@ -93,7 +95,7 @@ class Fleet:
             prices.price([each.job for each in waiting])
             for each in waiting:
                 each.predicted = each.job.predicted
-                each.due_at, each.tie = self._place(each.job)
+                each.due_at, each.tie = self._place(each.job, each.batch)
             waiting.sort(key=lambda each: each.key)
 
     def _lane(self, job: Job) -> Lane[Waiting]:
@@ -178,15 +180,8 @@ def run(
     fleet = Fleet(
         machines or [Machine(name) for name in range(slots)], by_prediction=prices is not None
     )
-    ended = count(1)
-
-    def end(job: Job) -> None:
-        if prices is not None:
-            prices.learn(job)
-            if prices.refines and next(ended) % REFINED_EVERY == 0:
-                fleet.refine(prices)
-
-    fleet.on_end = end
+    if prices is not None:
+        _learn(fleet, prices)
     coming = sorted(jobs, key=lambda job: job.ready_at)
     for job in coming:
         while fleet.next_end() <= job.ready_at:
@@ -203,9 +198,24 @@ def run(
     return fleet
 
 
-def makespan(jobs: Sequence[Job], *, slots: int = 8, by_prediction: bool = True) -> float:
-    """Seconds until a batch of priced jobs is done."""
-    fleet = Fleet([Machine(name) for name in range(slots)], by_prediction=by_prediction)
+def _learn(fleet: Fleet, prices: Prices) -> None:
+    """Have what ends be learned from, and now and then what waits be priced once more."""
+    ended = count(1)
+
+    def end(job: Job) -> None:
+        prices.learn(job)
+        if prices.refines and next(ended) % REFINED_EVERY == 0:
+            fleet.refine(prices)
+
+    fleet.on_end = end
+
+
+def makespan(jobs: Sequence[Job], prices: Prices | None, *, slots: int = 8) -> float:
+    """Seconds until a batch is done."""
+    fleet = Fleet([Machine(name) for name in range(slots)], by_prediction=prices is not None)
+    if prices is not None:
+        _learn(fleet, prices)
+        prices.price(jobs)
     fleet.submit(jobs, as_batch=True)
     fleet.deal()
     while fleet.next_end() < float("inf"):

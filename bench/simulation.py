@@ -98,16 +98,11 @@ def _makespans(traces: dict[str, list[Job]]) -> Shown:
 
 
 def _in_batches(calls: Sequence[Job], prices: Prices | None) -> float:
-    """Seconds of all batches, one after the other; each is learned from before the next."""
+    """Seconds of all batches, one after the other; learned from as it goes."""
     seconds = 0.0
     for start in range(0, len(calls) - BATCH + 1, BATCH):
         batch = [Job(each.call, each.seconds) for each in calls[start : start + BATCH]]
-        if prices is not None:
-            prices.price(batch)
-        seconds += makespan(batch, slots=SLOTS, by_prediction=prices is not None)
-        if prices is not None:
-            for job in batch:
-                prices.learn(job)
+        seconds += makespan(batch, prices, slots=SLOTS)
     return seconds
 
 
