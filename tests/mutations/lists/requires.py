@@ -123,6 +123,13 @@ GUARDS = [
         _POSTGRES,
     ),
     Guard(
+        "store/postgres/group.py",
+        "what is free again at one server is not dealt by another",
+        "        if self.memory.kinds[kind].spec.requires:\n",
+        "        if False:\n",
+        "tests/store/postgres/test_two_servers.py -k report_frees",
+    ),
+    Guard(
         "server/service/specs.py",
         "a task that requires something is offered to plain workers",
         ' and isolation == "reuse" and not requires,',

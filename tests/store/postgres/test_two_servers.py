@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from task_server.errors import Conflict, SessionOver
+from task_server.scheduling.requires import Requires
 from task_server.store.contract import Accepted, AttemptReport, IdempotencyKey, Used
 from tests.store.postgres.pair import Pair, moved, outcomes, until
 from tests.store.postgres.world import PostgresWorld
@@ -121,6 +122,18 @@ async def test_a_lock_found_at_one_server_lets_the_other_lease(told: Pair) -> No
 
     assert ids((await waiting).tasks) == accepted.ids
     assert told.two.store.environment_of("numpy") == "f" * 64
+
+
+async def test_what_a_report_frees_at_one_server_is_dealt_by_the_other(told: Pair) -> None:
+    await told.one.submit(count=2, kind=spec(plain=False, requires=Requires(gpu=1).text))
+    worker = await told.one.worker(gpu=1)
+    first = await worker.take_one()
+    worker.number += 1  # of the report that follows
+    waiting = await parked(worker)
+
+    await moved(worker, told.two).exchange(succeeded(first), number=worker.number - 1)
+
+    assert len((await waiting).tasks) == 1
 
 
 async def test_a_request_made_at_one_server_is_told_to_the_other(told: Pair) -> None:

@@ -205,6 +205,8 @@ class Changes:
         if why and row.session is not None and not row.is_plain and not row.is_over:
             self._stops.append((row.session, row.lease.text, why))
             self._group.told.add(row.session)
+        elif row.session is not None:
+            self._group.note_free(row.kind.number, row.session)
 
     def tell_past(self, lease: LeaseKey, told: tuple[bool, bytes]) -> None:
         """An earlier attempt was answered."""

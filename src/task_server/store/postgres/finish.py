@@ -127,6 +127,8 @@ async def _succeed(group: Group, told: Sequence[Told]) -> None:
     _count_successes(group, ended)
     _note_workers(group, ended)
     group.ended += [_ended(group, each, row) for each, row in ended]
+    for each, row in ended:
+        group.note_free(row[2], each.session)
     reports = [(_number(each), each.report) for each, _ in ended]
     await keep_reported(group, reports)
     await group.write_payloads(1, [(number, report.answer) for number, report in reports])

@@ -182,6 +182,14 @@ class Group:
         else:
             statistics.count_failures(runs)
 
+    def note_free(self, kind: int, session: int) -> None:
+        """A task of that kind has left a session, which may be parked at another server.
+
+        There what it required is dealt at once; a slot alone is asked for by the worker itself.
+        """
+        if self.memory.kinds[kind].spec.requires:
+            self.told.add(session)
+
     def settle(self, owner: int, *, predicted: float, seconds: float) -> None:
         """An attempt took `seconds`, not what its owner was charged at the lease."""
         self.memory.shares.settle(owner, predicted=abs(predicted), seconds=seconds)
