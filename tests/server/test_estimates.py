@@ -279,3 +279,14 @@ async def test_the_totals_of_batches_are_judged_as_they_were_told(app: App) -> N
     assert told["batches"]["error_factor"] == pytest.approx(2**0.5, rel=0.2)
     assert told["batches"]["bias_factor"] > 1.0
     assert told["batches"]["within"] in (0.5, 1.0)
+
+
+async def test_large_arguments_are_estimated_without_being_sent(app: App) -> None:
+    await ran(app, 0.5)
+    call = {"encoding": "pickle", "blob": f"sha256:{'a' * 64}"}
+    task = {"function": "math:sqrt", "call": call}
+
+    told = (await app.ask("POST", "/v1/estimates", task)).json
+
+    assert told["calls"][0]["known"] and told["calls"][0]["p50"] == pytest.approx(0.5, rel=0.2)
+    await app.refused(422, "POST", "/v1/tasks", task)

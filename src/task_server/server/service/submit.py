@@ -45,7 +45,10 @@ class Prepared(Struct):
 async def read_body(
     state: State, caller: Caller, body: bytes, *, is_lines: bool
 ) -> tuple[Body, Reader]:
-    """Read a submit's body. Raises Malformed, Invalid, NotSupported."""
+    """Read a submit's body. Raises Malformed, Invalid, NotSupported.
+
+    Whether its blobs are there is not looked at: an estimate does not need them.
+    """
     check_text(body)
     reader = Reader(
         caller.owner,
@@ -55,9 +58,7 @@ async def read_body(
         policy=state.policy,
         refreshed=await state.refreshes.known(),
     )
-    read = reader.read(body, is_lines=is_lines)
-    await _check_named(state, read)
-    return read, reader
+    return reader.read(body, is_lines=is_lines), reader
 
 
 async def _check_named(state: State, read: Body) -> None:
@@ -93,6 +94,7 @@ async def prepare(
     state.budget.check_intake()
     began = state.clock()
     read, reader = await read_body(state, caller, body, is_lines=is_lines)
+    await _check_named(state, read)
     await some_at_once(state.blobs.put_bytes, list(reader.blobs.values()))
     await _check_specs(state, read)
     stored = [StoredBlob(name, len(data)) for name, data in reader.blobs.items()]
