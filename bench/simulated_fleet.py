@@ -11,6 +11,7 @@ from bench.simulated_traces import Job
 from task_server.scheduling.deal import Room, deal
 from task_server.scheduling.lanes import Candidate, Lane, Window
 from task_server.scheduling.order import InBatch, Place, batch_due_at, place
+from task_server.scheduling.placement import Placement, likely_end
 from task_server.scheduling.shares import Shares
 from task_server.scheduling.statistics import Statistics
 
@@ -32,13 +33,26 @@ class Machine:
         self.name = name
         self.speed = speed
         self.job: Job | None = None
+        self.environments: set[str] = set()
+        """Those that it has built."""
 
 
 class Fleet:
     """Machines, the queue before them, and the clock."""
 
-    def __init__(self, machines: Sequence[Machine], *, by_prediction: bool = True) -> None:
+    def __init__(
+        self,
+        machines: Sequence[Machine],
+        *,
+        by_prediction: bool = True,
+        by_placement: bool = False,
+        build_seconds: float = 0.0,
+    ) -> None:
         self.machines = list(machines)
+        self.builds = 0
+        self._by_placement = by_placement
+        self._build_seconds = build_seconds
+        self._placement = Placement()
         self.now = 0.0
         self.shares = Shares({})
         self.on_end: Callable[[Job], None] = lambda job: None
@@ -130,18 +144,61 @@ class Fleet:
         if not lanes or not idle:
             return
         self._note_work(0.0)
+        if self._by_placement:
+            idle.sort(key=lambda machine: self._placement.rank(machine.name))
         rooms = [
-            Room[Waiting](want=1, slots=1, pythons=frozenset({PYTHON}), sandbox=0) for _ in idle
+            Room[Waiting](
+                want=1,
+                slots=1,
+                pythons=frozenset({PYTHON}),
+                sandbox=0,
+                broken=self._left_to_warm(machine, lanes),
+            )
+            for machine in idle
         ]
         deal(rooms, lanes, shares=self.shares, refill=_nothing)
         for machine, room in zip(idle, rooms, strict=True):
             for waiting in room.dealt:
                 self._start(machine, waiting.job)
 
+    def _left_to_warm(self, machine: Machine, lanes: Sequence[Lane[Waiting]]) -> frozenset[str]:
+        if not self._by_placement:
+            return frozenset()
+        costly = self._placement.costly(lane.environment for lane in lanes)
+        return frozenset(
+            environment
+            for environment in costly - machine.environments
+            if self._placement.leaves_to_warm(
+                environment,
+                due_at=min(
+                    lane.window.entries[0].due_at
+                    for lane in lanes
+                    if lane.environment == environment
+                ),
+                now=self.now,
+                free_at=self._free_at(environment),
+            )
+        )
+
+    def _free_at(self, environment: str) -> float | None:
+        moments = [
+            self.now
+            if each.job is None
+            else likely_end(
+                started_at=each.job.started_at, predicted=each.job.predicted, now=self.now
+            )
+            for each in self.machines
+            if environment in each.environments
+        ]
+        return min(moments, default=None)
+
     def _start(self, machine: Machine, job: Job) -> None:
         machine.job = job
         job.started_at = self.now
         end = self.now + job.seconds / machine.speed
+        if self._build_seconds and job.environment not in machine.environments:
+            end += self._build_seconds
+            self.builds += 1
         heappush(self._ends, (end, machine.name, machine))
 
     def next_end(self) -> float:
@@ -157,8 +214,19 @@ class Fleet:
         self.now = end
         self._note_work(0.0)
         machine.job = None
+        job.ended_at = end
+        self._note(machine, job)
         self.shares.settle(job.owner, predicted=abs(job.predicted), seconds=job.seconds)
         self.on_end(job)
+
+    def _note(self, machine: Machine, job: Job) -> None:
+        """What the machine's placement learns from it."""
+        if job.environment not in machine.environments:
+            machine.environments.add(job.environment)
+            self._placement.note_install(job.environment, self._build_seconds)
+        self._placement.note_run(
+            machine.name, predicted=job.predicted, seconds=job.seconds / machine.speed
+        )
 
 
 def _nothing(lane: Lane[Waiting]) -> None:
@@ -175,10 +243,15 @@ def run(
     *,
     slots: int = 8,
     machines: Sequence[Machine] | None = None,
+    by_placement: bool = False,
+    build_seconds: float = 0.0,
 ) -> Fleet:
     """Let jobs come at their times until all are done; without prices first come, first served."""
     fleet = Fleet(
-        machines or [Machine(name) for name in range(slots)], by_prediction=prices is not None
+        machines or [Machine(name) for name in range(slots)],
+        by_prediction=prices is not None,
+        by_placement=by_placement,
+        build_seconds=build_seconds,
     )
     if prices is not None:
         _learn(fleet, prices)

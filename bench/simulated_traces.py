@@ -28,6 +28,7 @@ class Job(Struct, eq=False):
     predicted: float = 0.0
     predicted_high: float = 0.0
     started_at: float = 0.0
+    ended_at: float = 0.0
     work_ahead: float = 0.0
     """Seconds of work, waiting and running, that was there when it came."""
 

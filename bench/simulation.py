@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     console.print(_waiting(traces))
     console.print(_makespans(traces))
     console.print(_shares(traces))
+    console.print(_placements(traces))
     return 0
 
 
@@ -155,6 +156,40 @@ def _middle(seconds: Sequence[float]) -> float:
         if left <= 0:
             return each
     return 0.0
+
+
+# ---- unequal workers, and environments that have to be built
+
+
+def _placements(traces: dict[str, list[Job]]) -> Shown:
+    """Half of the workers at half the speed; each function has an environment of its own."""
+    table = Shown(title="placement off and on: half the workers slow; environments to build")
+    for title in ("trace", "slow: time off", "on", "build: time off", "on", "builds off", "on"):
+        table.add_column(title, justify="left" if title == "trace" else "right")
+    for name, calls in traces.items():
+        slow = [_placed(calls, is_on=is_on, is_slow=True)[0] for is_on in (False, True)]
+        built = [_placed(calls, is_on=is_on, is_slow=False) for is_on in (False, True)]
+        table.add_row(
+            name,
+            *(f"{wait:.3g} s" for wait in slow),
+            *(f"{wait:.3g} s" for wait, _ in built),
+            *(f"{builds}" for _, builds in built),
+        )
+    return table
+
+
+def _placed(calls: Sequence[Job], *, is_on: bool, is_slow: bool) -> tuple[float, int]:
+    """Mean seconds until a call is done, and how many environments were built."""
+    load = 0.45 if is_slow else 0.7
+    jobs = arriving(calls, slots=SLOTS, load=load)
+    build_seconds = 0.0
+    if not is_slow:
+        build_seconds = max(3 * sum(job.seconds for job in jobs) / len(jobs), 1.0)
+        for job in jobs:
+            job.environment = job.call.function
+    machines = [Machine(name, 0.5 if is_slow and name % 2 else 1.0) for name in range(SLOTS)]
+    fleet = run(jobs, Table(), machines=machines, by_placement=is_on, build_seconds=build_seconds)
+    return sum(job.ended_at - job.ready_at for job in jobs) / len(jobs), fleet.builds
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.simulated_fleet import makespan, run
+from bench.simulated_fleet import Machine, makespan, run
 from bench.simulated_prices import Model, Prices, Table, Truth
 from bench.simulated_traces import Job, arriving, made
 
@@ -54,3 +54,13 @@ def test_a_batch_is_done_sooner_with_the_longest_first() -> None:
 
     work = sum(job.seconds for job in jobs)
     assert max(work / 8, max(job.seconds for job in jobs)) <= longest_first <= as_submitted
+
+
+def test_with_placement_calls_are_done_sooner_where_half_of_the_machines_are_slow() -> None:
+    def seconds(*, by_placement: bool) -> float:
+        jobs = arriving(made(400), slots=8, load=0.4)
+        machines = [Machine(name, 0.25 if name % 2 else 1.0) for name in range(8)]
+        run(jobs, Table(), machines=machines, by_placement=by_placement)
+        return sum(job.ended_at - job.ready_at for job in jobs)
+
+    assert seconds(by_placement=True) < 0.9 * seconds(by_placement=False)
