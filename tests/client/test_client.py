@@ -18,6 +18,7 @@ from task_server.client.functions import PYTHON
 from task_server.client.payloads import INLINE_BYTES
 from task_server.client.requests import Reply, Request
 from task_server.protocol import ids
+from task_server.protocol.tasks import Quantiles
 from tests.client.scripted import (
     ESTIMATE,
     ID,
@@ -545,3 +546,52 @@ def test_a_name_in_ones_own_code_is_refused_before_anything_is_sent(
     assert transport.requests == []
     assert client.call("of_my_own:f", package="of-my-own") == 7
     assert client.options(requirements="of-my-own").call("of_my_own:f") == 7
+
+
+def explaining(state: str, span: object, **fields: Any) -> Any:
+    told: dict[str, Any] = {"id": ID, "state": state, "phase": None, "summary": ""}
+    told["reasons"] = []
+
+    def handle(request: Request) -> Reply:
+        if request.method == "POST":
+            return submitted()
+        if request.path.endswith("/explain"):
+            return reply(200, {**told, "expected_seconds": span})
+        return reply(200, view(state=state, **fields))
+
+    return handle
+
+
+@pytest.mark.parametrize(
+    ("state", "span", "expected"),
+    [
+        ("queued", {"low": 4.0, "high": 9.0}, (4.5, 7.0, 11.0)),  # behind it p50 1 s, p90 2 s
+        ("running", {"low": 4.0, "high": 9.0}, (4.0, 6.0, 9.0)),
+        ("queued", None, None),
+        ("succeeded", None, (0.0, 0.0, 0.0)),
+    ],
+)
+def test_a_future_tells_when_it_ends(state: str, span: object, expected: object) -> None:
+    client, _ = scripted(explaining(state, span, encoding="json", answer=1))
+
+    eta = client.submit("m:f").eta()
+
+    assert eta == (None if expected is None else Quantiles(*expected))  # type: ignore[misc]
+
+
+def test_a_future_tells_how_far_it_is() -> None:
+    span = {"low": 4.0, "high": 9.0}
+    now = datetime.now(UTC).isoformat()
+    long_ago = "2001-01-01T00:00:00Z"
+    states = [
+        explaining("queued", span),
+        explaining("running", span, started_at=now),
+        explaining("running", span, started_at=long_ago),
+        explaining("succeeded", None, encoding="json", answer=1),
+    ]
+
+    waiting, begun, overdue, done = (
+        scripted(handle)[0].submit("m:f").progress for handle in states
+    )
+
+    assert waiting == 0.0 and begun < 0.5 and overdue == 0.99 and done == 1.0

@@ -14,10 +14,12 @@ from task_server.client import requests
 from task_server.client.estimate import Estimate
 from task_server.client.outcomes import Outcome, cancellation, failure, unreadable
 from task_server.client.payloads import decode_inline, decode_value
+from task_server.client.remaining import remaining, share_done
 from task_server.client.session import LONGEST_WAIT, Session
 from task_server.client.watch import Watcher
 from task_server.errors import Conflict, NotFinished, TaskServerError
-from task_server.protocol.tasks import TERMINAL, Error, TaskView
+from task_server.protocol.explain import Explanation
+from task_server.protocol.tasks import TERMINAL, Error, Quantiles, TaskView
 
 if TYPE_CHECKING:
     from task_server.client.client import Client
@@ -60,6 +62,21 @@ class Future(concurrent.futures.Future[T]):
         if not self._is_settled():
             self.refresh()
         return self._last_state
+
+    @property
+    def progress(self) -> float:
+        """How much of it is done, 0 to 1, by the time that such calls take; asks the server."""
+        if self._is_settled() or self.refresh():
+            return 1.0
+        told = self._explained()
+        left = remaining(told, self.status().estimate)
+        return share_done(self.status().started_at, left) if told.state == "running" else 0.0
+
+    def eta(self) -> Quantiles | None:
+        """Seconds from now until it has ended; None while nobody can tell, as without workers."""
+        if self._is_settled() or self.refresh():
+            return Quantiles(0.0, 0.0, 0.0)
+        return remaining(self._explained(), self.status().estimate)
 
     def status(self) -> TaskView:
         """All that the server tells of the task."""
@@ -150,6 +167,9 @@ class Future(concurrent.futures.Future[T]):
 
     def _is_settled(self) -> bool:
         return super().done()
+
+    def _explained(self) -> Explanation:
+        return requests.value_of(self._session.send(requests.explain_task(self.id)), Explanation)
 
     def _look(self, wait: float | None) -> TaskView:
         request = requests.read_task(self.id, wait=wait)
