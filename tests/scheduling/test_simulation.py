@@ -58,7 +58,7 @@ def test_a_batch_is_done_sooner_with_the_longest_first() -> None:
 
 def test_with_placement_calls_are_done_sooner_where_half_of_the_machines_are_slow() -> None:
     def seconds(*, by_placement: bool) -> float:
-        jobs = arriving(made(400), slots=8, load=0.4)
+        jobs = arriving(made(1000), slots=8, load=0.2)
         machines = [Machine(name, 0.25 if name % 2 else 1.0) for name in range(8)]
         run(jobs, Table(), machines=machines, by_placement=by_placement)
         return sum(job.ended_at - job.ready_at for job in jobs)
