@@ -57,6 +57,28 @@ async def no_lock(digest: str) -> str:
     return empty_lock(PYTHON).text
 
 
+def test_the_scripts_of_pyenv_are_not_started_to_find_its_pythons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shims, name = tmp_path / "shims", "python3.15"
+    shims.mkdir()
+    (shims / name).write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (shims / name).chmod(0o755)
+    for version in ("3.15.2", "3.15.10", "3.15-dev", "3.15.0t"):
+        (tmp_path / "versions" / version / "bin").mkdir(parents=True)
+        (tmp_path / "versions" / version / "bin" / name).symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(shims))
+    started: list[Path] = []
+    monkeypatch.setattr(interpreters, "_starts", lambda path, _: started.append(path))
+    monkeypatch.setattr(interpreters, "_managed", list)
+
+    pythons()
+
+    ours = [path.parts[-3] for path in started if path.is_relative_to(tmp_path)]
+    assert ours == ["3.15.10", "3.15.2"]
+    assert not (tmp_path / "started").exists()
+
+
 def test_an_interpreter_that_uv_installed_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,8 +48,25 @@ def _candidates(name: str) -> Iterator[Path]:
     yield Path("/usr/bin") / name
     if name == f"python3.{sys.version_info.minor}":
         yield Path(getattr(sys, "_base_executable", sys.executable))
-    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
-        yield Path(folder) / name
+    for folder in map(Path, os.environ.get("PATH", os.defpath).split(os.pathsep)):
+        versions = folder.parent / "versions"
+        if folder.name == "shims" and versions.is_dir():
+            yield from _of_pyenv(versions, name)
+        else:
+            yield folder / name
+
+
+def _of_pyenv(versions: Path, name: str) -> Iterator[Path]:
+    """What the scripts of pyenv would start, newest first: each takes a shell to find it out."""
+    minor = name.removeprefix("python")
+    found = [each for each in versions.glob(f"{minor}.*") if _release(each)]
+    for each in sorted(found, key=_release, reverse=True):
+        yield each / "bin" / name
+
+
+def _release(version: Path) -> tuple[int, ...]:
+    parts = version.name.split(".")
+    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
 
 
 def _starts(interpreter: Path, python: str) -> bool:

@@ -13,11 +13,14 @@ from task_server.process import log_to_stderr, loop_factory
 from task_server.settings import WorkerSettings
 from task_server.worker import process_tree
 from task_server.worker.agent import Agent, Refused
+from task_server.worker.alone import FolderInUse, hold
 from task_server.worker.sandbox.choice import SandboxTooWeak
 from task_server.worker.sandbox.hiding import hide_memory
 
 log = logging.getLogger(__name__)
 
+IN_USE = 1
+"""Exit status when another worker has the data folder."""
 REFUSED = 4
 """Exit status when the server does not want this worker."""
 TOO_WEAK = 5
@@ -35,6 +38,9 @@ def run(settings: WorkerSettings) -> int:
     except Refused as error:
         log.error("%s", error)
         return REFUSED
+    except FolderInUse as error:
+        log.error("%s", error)
+        return IN_USE
     except SandboxTooWeak as error:
         log.error("%s", error)
         return TOO_WEAK
@@ -45,10 +51,12 @@ def run(settings: WorkerSettings) -> int:
 
 
 async def _run(settings: WorkerSettings) -> None:
-    process_tree.end_marked(f"{settings.data.expanduser().absolute() / 'runners'}/")
-    agent = Agent(settings, version=version("task-server"))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, agent.drain)
-    with contextlib.suppress(asyncio.CancelledError):
-        await agent.run()
+    data = settings.data.expanduser().absolute()
+    with hold(data):
+        process_tree.end_marked(f"{data / 'runners'}/")
+        agent = Agent(settings, version=version("task-server"))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, agent.drain)
+        with contextlib.suppress(asyncio.CancelledError):
+            await agent.run()
