@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 
+from task_server.protocol import ids
 from task_server.server.service.views import answer_line
 from task_server.server.state import State
 from task_server.server.waiting import MAXIMUM_LIVE, BatchWatch
@@ -47,7 +48,13 @@ async def in_order(
             if found:
                 position += len(found)
                 on_read(found)
-                yield b"".join(answer_line(end, f"{end.position + 1:x}") for end in found)
+                texts = ids.to_texts([end.id for end in found])
+                yield b"".join(
+                    [
+                        answer_line(end, f"{end.position + 1:x}", text)
+                        for end, text in zip(found, texts, strict=True)
+                    ]
+                )
             elif read_to is not None and len(watch.ended) < MAXIMUM_LIVE:
                 read_to = await _read_on(state, row, watch, read_to)
             else:

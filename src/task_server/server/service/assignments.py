@@ -15,23 +15,26 @@ encode = msgspec.json.Encoder().encode
 
 def as_json(state: State, tasks: list[Dealt]) -> bytes:
     """The array of assignments."""
-    return b"[" + b",".join([_one(state, dealt) for dealt in tasks]) + b"]"
+    texts = ids.to_texts([dealt.id for dealt in tasks])
+    told = [
+        b'{"id":"%s","lease":"%x.%x.%s","attempt":%d,%s,%s}'
+        % (
+            text.encode(),
+            dealt.number,
+            dealt.attempt,
+            dealt.secret.hex().encode(),
+            dealt.attempt,
+            _shared(state, dealt),
+            dealt.payload,
+        )
+        for text, dealt in zip(texts, tasks, strict=True)
+    ]
+    return b"[" + b",".join(told) + b"]"
 
 
-def _one(state: State, dealt: Dealt) -> bytes:
-    kind = dealt.kind
-    head = kind.head or _head(state, kind)
-    if dealt.limit is not None:
-        head = b"%s,%s" % (_limit(dealt.limit), head)
-    return b'{"id":"%s","lease":"%x.%x.%s","attempt":%d,%s,%s}' % (
-        ids.to_text(dealt.id).encode(),
-        dealt.number,
-        dealt.attempt,
-        dealt.secret.hex().encode(),
-        dealt.attempt,
-        head,
-        dealt.payload,
-    )
+def _shared(state: State, dealt: Dealt) -> bytes:
+    head = dealt.kind.head or _head(state, dealt.kind)
+    return head if dealt.limit is None else b"%s,%s" % (_limit(dealt.limit), head)
 
 
 def _limit(limit: RunLimit) -> bytes:

@@ -21,6 +21,9 @@ from task_server.store.states import State as TaskState
 
 encode = msgspec.json.Encoder().encode
 
+_STATE_WORDS = tuple(state.word.encode() for state in TaskState)
+"""By number."""
+
 
 def moment(seconds: float | None) -> datetime | None:
     """Unix seconds as a time in UTC."""
@@ -124,15 +127,17 @@ def _add_outcome(view: TaskView, encoding: Encoding | None, outcome: bytes | Non
         view.answer = Raw(outcome)
 
 
-def answer_line(end: Ended | AnswerRow, cursor: str) -> bytes:
-    """A member of a batch as one line of NDJSON."""
+def answer_line(end: Ended | AnswerRow, cursor: str, identifier: str | None = None) -> bytes:
+    """A member of a batch as one line of NDJSON; `identifier`: its id's text, if that is known."""
     encoding, outcome = end.encoding, end.outcome
     line = b'{"index":%d,"id":"%s","state":"%s","cursor":"%s"' % (
         end.position,
-        ids.to_text(end.id).encode(),
-        end.state.word.encode(),
+        (identifier or ids.to_text(end.id)).encode(),
+        _STATE_WORDS[end.state],
         cursor.encode(),
     )
+    if encoding is Encoding.JSON and outcome is not None:  # nearly all
+        return line + b',"encoding":"json","answer":%s}\n' % outcome
     if encoding is None or outcome is None:
         return line + b"}\n"
     if encoding is Encoding.ERROR:

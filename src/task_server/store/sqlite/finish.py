@@ -62,7 +62,7 @@ def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> 
         if report.used is not None:
             report.used = plausible(report.used)
         running = _held_to_its_end(session, report)
-        if running is not None and not lacks_blob(group, report):
+        if running is not None and not (report.encoding.is_blob and lacks_blob(group, report)):
             held[index] = (report, running)
             del session.leases[running.number]
     if held:
@@ -125,7 +125,8 @@ def _end_held(group: Group, held: list[Held]) -> None:
         raise LostUpdate("a lease was not as its session had it")
     group.memory.next_n = first_n + len(held)
     for report, running in held:
-        keep_reported(group, running.number, report)
+        if b'"$blob"' in report.answer or report.encoding.is_blob:
+            keep_reported(group, running.number, report)
     for is_success in (True, False):
         _count_ends(group, [e for e in held if (e[0].outcome == "succeeded") is is_success])
     group.ended += [_ended(report, running, n) for n, (report, running) in enumerate(held, first_n)]
