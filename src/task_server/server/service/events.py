@@ -20,6 +20,7 @@ HEARTBEAT_SECONDS = 15.0
 """Proxies cut what is silent for long."""
 COST_SHARE = 0.1
 """Of a reader's time that looks may take: the open tasks of a large batch are many to count."""
+LONGEST_REST_SECONDS = 3.0
 ETA_CHANGE = 0.05
 """A move of the ETA that is worth telling."""
 RETRY = b"retry: 1000\n\n"
@@ -121,7 +122,8 @@ async def _follow(
         elif now() - told_at >= HEARTBEAT_SECONDS:
             yield HEARTBEAT
             told_at = now()
-        if shown.is_over or not await _rest(wait, may_go_on, (now() - began) / COST_SHARE):
+        rest = min((now() - began) / COST_SHARE, LONGEST_REST_SECONDS)
+        if shown.is_over or not await _rest(wait, may_go_on, rest):
             return
 
 
