@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import atexit
 import base64
 import concurrent.futures
 import functools
+import gc
 import itertools
 import json
 import math
@@ -27,9 +29,17 @@ SECONDS = 20.0
 
 
 @contextmanager
-def executor_of(server: BatchServer, **options: Unpack[Options]) -> Iterator[Executor]:
-    with Executor(client=Client(transport=server), **options) as executor:
+def executor_of(
+    server: BatchServer, client: Client | None = None, **options: Unpack[Options]
+) -> Iterator[Executor]:
+    executor = Executor(client=client or Client(transport=server), **options)
+    try:
         yield executor
+        executor.shutdown()
+    except BaseException:
+        # A test that failed must not keep the process from ending.
+        atexit.unregister(executor._sender.finish)
+        raise
 
 
 def held(server: BatchServer, executor: Executor, count: int) -> list[ExecutorFuture[Any]]:
@@ -269,7 +279,7 @@ def test_a_server_that_is_away_longer_than_a_client_waits_is_waited_for() -> Non
     client = Client(transport=server)
     client.session._patience = 0.0
 
-    with Executor(client=client) as executor:
+    with executor_of(server, client) as executor:
         future = executor.submit(math.sqrt, 4)
         server.until(lambda: server.submits)
         server.is_away = True
@@ -314,6 +324,34 @@ def test_nothing_is_submitted_after_shutdown() -> None:
         with pytest.raises(RuntimeError, match="after shutdown"):
             act()
     executor.shutdown()
+
+
+def test_an_executor_that_was_idle_goes_on() -> None:
+    server = BatchServer()
+    others = set(threading.enumerate())
+
+    with executor_of(server) as executor:
+        assert executor.submit(abs, 1).result(SECONDS) == 1
+        own = set(threading.enumerate()) - others
+        (receiver,) = [each for each in own if "receive" in each.name]
+        server.break_streams()
+        receiver.join(SECONDS)
+        assert not receiver.is_alive()
+
+        assert executor.submit(abs, 2).result(SECONDS) == 2
+
+
+def test_an_executor_that_nobody_holds_sends_what_it_has_and_ends() -> None:
+    server = BatchServer()
+    executor = Executor(client=Client(transport=server))
+    futures = held(server, executor, 3)
+    del executor
+
+    server.gate.set()
+
+    assert [future.result(SECONDS) for future in futures] == [-1, 0, 1, 2]
+    gc.collect()
+    server.until(lambda: any(path.endswith("/close") for path in server.paths("POST", "/v1/b")))
 
 
 def test_shutdown_without_waiting_still_sends_what_was_submitted() -> None:

@@ -2,6 +2,7 @@
 
 from tests.mutations.guards import Guard
 from tests.mutations.lists import (
+    client,
     faults,
     operations,
     postgres,
@@ -23,4 +24,5 @@ GUARDS: list[Guard] = [
     *scheduling.GUARDS,
     *faults.GUARDS,
     *operations.GUARDS,
+    *client.GUARDS,
 ]
