@@ -12,7 +12,7 @@ import uvicorn
 
 from task_server.errors import TaskServerError
 from task_server.machine import is_loopback
-from task_server.process import log_to_stderr, loop_factory
+from task_server.process import log_to_stderr, loop_factory, settle_heap
 from task_server.server.app import running
 from task_server.server.receipt import PunctualProtocol
 from task_server.server.state import State
@@ -68,6 +68,7 @@ async def _serve(settings: ServerSettings) -> int:
         asyncio.get_running_loop().set_exception_handler(state.descriptors.on_loop_error)
         server = _Server(config, state)
         stopper = asyncio.ensure_future(_stop_when(broken, server))
+        settle_heap()
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"task-server ready on http://{shown}:{port}", flush=True)  # noqa: T201  # the one line that programs wait for

@@ -9,7 +9,7 @@ import os
 import signal
 from importlib.metadata import version
 
-from task_server.process import log_to_stderr, loop_factory
+from task_server.process import log_to_stderr, loop_factory, settle_heap
 from task_server.settings import WorkerSettings
 from task_server.worker import process_tree
 from task_server.worker.agent import Agent, Refused
@@ -55,6 +55,7 @@ async def _run(settings: WorkerSettings) -> None:
     with hold(data):
         process_tree.end_marked(f"{data / 'runners'}/")
         agent = Agent(settings, version=version("task-server"))
+        settle_heap()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, agent.drain)
