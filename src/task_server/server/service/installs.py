@@ -124,6 +124,8 @@ def _fitting(python: str, script: Script) -> str:
 
 
 def _fits(python: str, script: Script) -> bool:
+    if not script.requires_python:
+        return True
     # Which patch a worker has is not known here: the latest decides.
     versions = SpecifierSet(script.requires_python)
     return versions.contains(f"{python}.0") or versions.contains(f"{python}.99")
