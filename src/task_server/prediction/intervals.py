@@ -122,26 +122,28 @@ def _quantiles(errors: Floats, weights: Floats, levels: Floats) -> Floats:
     """Weighted quantiles, a row of `weights` each; never crossing."""
     order = np.argsort(errors, kind="stable")
     ordered, heavy = errors[order], weights[:, order]
-    sums = np.cumsum(heavy, axis=1)
-    middle = (sums - 0.5 * heavy) / sums[:, -1:]
-    found = np.empty((len(weights), len(levels)))
+    middle = np.cumsum(heavy, axis=1)
+    totals = middle[:, -1:].copy()
+    heavy *= 0.5
+    middle -= heavy
+    middle /= totals
     if len(weights) < FEW_ROWS:
-        for index, row in enumerate(middle):
-            found[index] = np.interp(levels, row, ordered)
+        found = np.array([np.interp(levels, row, ordered) for row in middle])
     else:
-        for index, level in enumerate(levels):
-            found[:, index] = _interpolated(level, middle, ordered)
+        found = _interpolated(levels, middle, ordered)
     return np.maximum.accumulate(found, axis=1)
 
 
-def _interpolated(level: float, middle: Floats, ordered: Floats) -> Floats:
-    """np.interp of one level in each row of `middle`."""
-    last = len(ordered) - 1
-    upper = np.count_nonzero(middle <= level, axis=1)
-    right = np.clip(upper, 1, last)
-    left = right - 1
-    rows = np.arange(len(middle))
-    begin, end = middle[rows, left], middle[rows, right]
-    share = np.clip((level - begin) / np.maximum(end - begin, 1e-300), 0.0, 1.0)
-    found: Floats = ordered[left] + share * (ordered[right] - ordered[left])
+def _interpolated(levels: Floats, middle: Floats, ordered: Floats) -> Floats:
+    """np.interp of all levels in each row of `middle`, whose values lie between 0 and 1."""
+    rows, width = middle.shape
+    begin = np.arange(rows)[:, None]
+    middle += begin  # one ascending line of all rows, in which to look for all levels at once
+    wanted = begin + levels
+    line = middle.ravel()
+    right = np.searchsorted(line, wanted, side="right") - begin * width
+    right = np.clip(right, 1, width - 1)
+    below, above = line[begin * width + right - 1], line[begin * width + right]
+    share = np.clip((wanted - below) / np.maximum(above - below, 1e-300), 0.0, 1.0)
+    found: Floats = ordered[right - 1] + share * (ordered[right] - ordered[right - 1])
     return found
