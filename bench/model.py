@@ -12,16 +12,18 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from statistics import median
+from statistics import median, quantiles
 
 from msgspec import Struct
 
 from bench.bed import Bed, bed
 from bench.processors import used
-from bench.scenarios import run_batch
+from bench.scenarios import ONE, run_batch, run_call
 
 TASKS = 1000
 """Of one batch."""
+CALLS = 200
+"""One by one, after the batches of a turn."""
 
 
 class Turn(Struct, frozen=True):
@@ -32,6 +34,8 @@ class Turn(Struct, frozen=True):
     seconds: float
     """From the first submit to the last answer."""
     tasks: int
+    waits: list[float]
+    """Seconds of single calls from submit to answer, while batches are still learned from."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -64,7 +68,8 @@ def _turn(place: Bed, batches: int) -> Turn:
     seconds = time.monotonic() - began
     tasks = TASKS * batches
     spent = used(place).since(before).of_each(tasks)
-    return Turn(spent.server, spent.estimator, seconds, tasks)
+    waits = [run_call(connection, ONE) for _ in range(CALLS)]
+    return Turn(spent.server, spent.estimator, seconds, tasks, waits)
 
 
 def _rate(turn: Turn) -> float:
@@ -76,7 +81,11 @@ def _show(on: Sequence[Turn], off: Sequence[Turn]) -> None:
     rate = median(b.seconds / a.seconds for a, b in zip(on, off, strict=True))
     core = median(each.estimator * 1e-6 * each.tasks / each.seconds for each in on)
     for name, turns in (("on", on), ("off", off)):
-        print(f"{name:4} server {median(each.server for each in turns):6.1f} us a task")
+        waits = quantiles([wait for each in turns for wait in each.waits], n=100)
+        print(
+            f"{name:4} server {median(each.server for each in turns):6.1f} us a task;"
+            f" one by one p50 {1000 * waits[49]:.2f} ms, p99 {1000 * waits[98]:.2f} ms"
+        )
     print(f"server with / without {server:.3f}, rate with / without {rate:.3f}")
     print(f"estimator {100 * core:.1f} % of a core at {median(map(_rate, on)):.0f} tasks/s")
 

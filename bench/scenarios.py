@@ -71,7 +71,7 @@ def submit_and_wait(bed: Bed, size: Size) -> Done:
 def one_by_one(bed: Bed, size: Size) -> Done:
     """Submit, wait for the answer, and again, on one connection."""
     connection = bed.connect()
-    seconds = [_call(connection, ONE) for _ in range(size.calls)]
+    seconds = [run_call(connection, ONE) for _ in range(size.calls)]
     ninety_ninth = statistics.quantiles(seconds, n=100)[98]
     figures = [
         Figure("one by one, p50", 1000 * statistics.median(seconds), "ms"),
@@ -165,7 +165,7 @@ def run_batch(connection: Connection, tasks: int) -> float:
     return took
 
 
-def _call(connection: Connection, body: bytes) -> float:
+def run_call(connection: Connection, body: bytes) -> float:
     """Seconds until the answer is there."""
     started = time.perf_counter()
     reply = connection.post("/v1/tasks?wait=60", body)
