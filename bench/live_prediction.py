@@ -15,6 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ def measure(client: Client, calls: int, console: Console) -> list[Score]:
                 _round(client, subject, score, chance)
     for subject, score in zip(SUBJECTS, scores, strict=True):
         with console.status(f"a batch of {score.name}"):
-            score.etas += _etas(_mapped(client, subject, _drawn(subject, chance, calls)))
+            batch = _mapped(client, subject, _drawn(subject, chance, calls))
+            score.etas += _etas(client, batch)
     return scores
 
 
@@ -153,22 +155,29 @@ def _judged(said: CallEstimate | Quantiles, seconds: float) -> Judged:
 
 
 def _run_seconds(client: Client, batch: Batch) -> list[float]:
-    """Of each call, in order. A call that failed is a mistake of this program."""
+    """Of each call, in order."""
+    return [task["run_seconds"] for task in _tasks(client, batch)]
+
+
+def _tasks(client: Client, batch: Batch) -> list[dict[str, Any]]:
+    """In order. A call that failed is a mistake of this program."""
     request = requests.list_tasks(batch=batch.id, limit=1000)
     listed: list[dict[str, Any]] = msgspec.json.decode(client.session.send(request).body)["tasks"]
     failed = [task for task in listed if task["state"] != "succeeded"]
     if failed:
         raise RuntimeError(f"a call failed: {failed[0].get('error')}")
-    return [task["run_seconds"] for task in reversed(listed)]  # the newest comes first
+    return listed[::-1]  # the newest comes first
 
 
-def _etas(batch: Batch) -> list[Judged]:
-    """The ETA at each mark, and what it was in truth."""
+def _etas(client: Client, batch: Batch) -> list[Judged]:
+    """The ETA at each mark, and what it was in truth: by the end of the last task."""
     said: list[tuple[float, Quantiles]] = []
     for view in _looks(batch):
-        at = time.monotonic()
+        at = time.time()  # the server is on this machine
         if view.progress >= 1.0:
-            return [_judged(eta, at - asked_at) for asked_at, eta in said]
+            ends = [datetime.fromisoformat(each["ended_at"]) for each in _tasks(client, batch)]
+            end = max(ends).timestamp()
+            return [_judged(eta, end - asked_at) for asked_at, eta in said if asked_at < end]
         if len(said) < len(MARKS) and view.progress >= MARKS[len(said)] and view.eta is not None:
             said.append((at, view.eta))
     raise AssertionError
