@@ -94,7 +94,7 @@ def test_an_event_loop_runs_calls_in_it(executor: Executor) -> None:
 def test_what_runs_and_what_waits_is_cancelled(executor: Executor) -> None:
     running = [executor.submit(time.sleep, 60) for _ in range(2)]
     waiting = executor.submit(time.sleep, 60)
-    until(lambda: all(future.running() for future in running))
+    until(lambda: all(future.running() for future in running), SECONDS)
 
     assert waiting.cancel() and waiting.cancelled()
     assert running[0].cancel() and running[1].cancel()
@@ -162,7 +162,7 @@ def test_answers_of_map_are_there_after_shutdown(client: Client) -> None:
 def test_shutdown_lets_what_runs_go_on_and_cancels_the_rest(client: Client) -> None:
     executor = Executor(client=client)
     running = [executor.submit(time.sleep, 60) for _ in range(2)]
-    until(lambda: all(future.running() for future in running))
+    until(lambda: all(future.running() for future in running), SECONDS)
     waiting = [executor.submit(time.sleep, 60) for _ in range(20)]
     shutdown = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True})
 
