@@ -194,6 +194,10 @@ class _Polls:
             url = bed.urls[number % len(bed.urls)]
             async with gate:
                 poll = await wire.connect(url, self._fail)
+                # Heard from: no more than these stand in the queue of those to be accepted.
+                accepted: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+                poll.ask(wire.get(url, bed.token, "/livez"), accepted.set_result)
+                await accepted
             self._wires.append(poll)
             path = f"/v1/tasks/{task}?wait={POLL_SECONDS:.0f}"
             self._ask(poll, wire.get(url, bed.token, path))

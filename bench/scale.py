@@ -25,11 +25,11 @@ from rich.table import Table
 from bench.bed import Bed, Place, bed
 from bench.fleets import Busy, Watched, fleet_of, watch, watch_busy
 from bench.memory import rss_mb
+from bench.simulated_workers import KEEP_SECONDS
 from task_server.machine import available_cpus
 
 SETTLE_SECONDS = 5.0
-DESCRIPTORS = 3
-"""For each worker in one process: its two connections, and some."""
+SPARE_DESCRIPTORS = 500
 WIDTH = 150
 
 
@@ -108,15 +108,19 @@ def _cells(row: Row) -> list[str]:
     ]
 
 
-def _raise_limit(workers: int) -> None:
+def _raise_limit(workers: int, run_seconds: float) -> None:
     """Have room for the connections of all workers, here and in the servers that are started."""
-    needed = DESCRIPTORS * workers
+    needed = int(workers * (1 + min(KEEP_SECONDS / run_seconds, 1.0))) + SPARE_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= needed:
         return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise SystemExit(f"{workers:,} workers need {needed:,} open files; the limit is {hard:,}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    most = needed if hard == resource.RLIM_INFINITY else max(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+    except (ValueError, OSError):  # only root may have more than the limit
+        raise SystemExit(
+            f"{workers:,} workers need {needed:,} open files; the limit is {hard:,}"
+        ) from None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -138,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
     place = Place(asked.database, asked.servers)
     rows = []
     for workers in asked.workers or [1000, 10_000]:
-        _raise_limit(workers)
+        _raise_limit(workers, asked.run_seconds)
         with bed(place, asked.data, workers=0) as made:
             row = measure(made, workers, run_seconds=asked.run_seconds, seconds=asked.seconds)
             rows.append(asyncio.run(row))

@@ -27,6 +27,8 @@ from task_server.protocol.workers import (
 from task_server.worker.session import Session
 
 JOINS_AT_ONCE = 50
+KEEP_SECONDS = 15.0
+"""How long the agent keeps a connection that it does not need."""
 ANSWER = msgspec.Raw(b"2.0")
 """Of every task."""
 _joined = msgspec.json.Decoder(Joined)
@@ -109,6 +111,7 @@ class _Worker:
         self._parked: Wire | None = None
         self._reporting: Wire | None = None
         self._is_opening = False
+        self._closing: asyncio.TimerHandle | None = None
 
     async def begin(self, number: int, python: str) -> None:
         """Join, and park."""
@@ -124,8 +127,9 @@ class _Worker:
 
     def close(self) -> None:
         """Let go of its connections."""
-        for timer in self._running.values():
-            timer.cancel()
+        for timer in (*self._running.values(), self._closing):
+            if timer is not None:
+                timer.cancel()
         for each in (self._parked, self._reporting):
             if each is not None:
                 each.close()
@@ -167,6 +171,9 @@ class _Worker:
             self._is_opening = True
             asyncio.get_running_loop().create_task(self._open())
             return
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
         self._sending, self._ended = self._ended, []
         used = Usage(run_seconds=max(self._fleet.run_seconds, 1e-4))
         reports = [
@@ -189,7 +196,13 @@ class _Worker:
             self._fleet.fail(RuntimeError("a report was not decided"))
         self._fleet.ended += len(self._sending)
         self._sending = []
+        self._closing = asyncio.get_running_loop().call_later(KEEP_SECONDS, self._hang_up)
         self._report()
+
+    def _hang_up(self) -> None:
+        assert self._reporting is not None
+        self._reporting.close()
+        self._reporting = self._closing = None
 
     def _told(self, body: bytes) -> Exchanged:
         told = _exchanged.decode(body)
