@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Struct
 from rich.console import Console
 
-from bench.bed import Bed, Place, bed, places
+from bench.bed import Bed, Place, bed, end_in_order, places
 from bench.figures import Measured, Result, best_of
 from bench.once import ONCE
 from bench.peers import comparison
@@ -89,6 +89,7 @@ class Asked(Struct):
 def main(arguments: Sequence[str]) -> int:
     """Measure, show, write; the exit status."""
     asked = _asked(arguments)
+    end_in_order()
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(
         f"{available_cpus()} processors, best of {asked.rounds} rounds, no-ops; ratios are to"

@@ -189,6 +189,11 @@ def _stop(process: Process) -> None:
         process.communicate()
 
 
+def end_in_order() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: what it started ends first."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def places(kinds: Sequence[DatabaseKind], servers: Sequence[int]) -> list[Place]:
     """What is asked for. A file of SQLite belongs to one server."""
     asked = [Place(kind, count) for kind in kinds for count in servers]

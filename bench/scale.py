@@ -22,7 +22,7 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from bench.bed import Bed, Place, bed
+from bench.bed import Bed, Place, bed, end_in_order
 from bench.fleets import Busy, Watched, fleet_of, watch, watch_busy
 from bench.memory import rss_mb
 from bench.simulated_workers import KEEP_SECONDS
@@ -139,6 +139,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     if asked.database == "sqlite" and asked.servers != 1:
         parser.error("a file of SQLite belongs to one server")
+    end_in_order()
     place = Place(asked.database, asked.servers)
     rows = []
     for workers in asked.workers or [1000, 10_000]:
