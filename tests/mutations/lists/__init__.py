@@ -5,9 +5,11 @@ from tests.mutations.lists import (
     client,
     faults,
     operations,
+    packages,
     postgres,
     requires,
     retention,
+    sandbox,
     scheduling,
     sqlite,
     transitions,
@@ -25,4 +27,6 @@ GUARDS: list[Guard] = [
     *faults.GUARDS,
     *operations.GUARDS,
     *client.GUARDS,
+    *sandbox.GUARDS,
+    *packages.GUARDS,
 ]

@@ -75,6 +75,24 @@ async def test_only_what_is_to_be_written_can_be(bench: Bench) -> None:
     assert msgspec.json.decode(outcome.answer) == [str(writable), "/tmp"]
 
 
+def flags(folders: list[str]) -> list[int]:
+    """How their file systems are mounted."""
+    return [os.statvfs(folder).f_flag & (os.ST_RDONLY | os.ST_NOSUID | 4) for folder in folders]
+
+
+@pytest.mark.e2e
+async def test_all_but_what_is_to_be_written_is_mounted_read_only(bench: Bench) -> None:
+    closed = [bench.folder / "open" / "closed", bench.folder / "read"]
+    places = [*map(str, closed), "/usr", "/etc/hosts", "/"]
+
+    outcome = await bench.one(call(flags, places))
+
+    assert outcome.error is None
+    without_devices = 4
+    expected = os.ST_RDONLY | os.ST_NOSUID | without_devices
+    assert msgspec.json.decode(outcome.answer) == [expected] * len(places)
+
+
 def test_what_lies_in_something_writable_comes_after_it(tmp_path: Path) -> None:
     (tmp_path / "open" / "closed").mkdir(parents=True)
     files = Files(
