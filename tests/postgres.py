@@ -263,14 +263,15 @@ def _programs(folder: Path, version: int) -> Path:
     programs: Path = POSTGRES_VERSIONS[version]
     if os.geteuid() != 0:
         return programs
-    tried = subprocess.run(
-        [programs / "postgres", "--version"], capture_output=True, check=False, **_owner()
-    )
-    if tried.returncode == 0:
-        return programs
-    copied = folder / "programs"
-    shutil.copytree(programs.parent, copied, symlinks=True)
-    return copied / programs.name
+    with contextlib.suppress(PermissionError):  # a folder on the way is closed to others
+        tried = [programs / "postgres", "--version"]
+        if not subprocess.run(tried, capture_output=True, check=False, **_owner()).returncode:
+            return programs
+    package = programs.parent.parent  # its libraries lie beside it, and are found from there
+    for part in (programs.parent, package.with_name(f"{package.name}.libs")):
+        to = folder / "programs" / part.relative_to(package.parent)
+        shutil.copytree(part, to, symlinks=True)
+    return folder / "programs" / programs.relative_to(package.parent)
 
 
 def _owner() -> dict[str, Any]:
