@@ -264,8 +264,10 @@ def _programs(folder: Path, version: int) -> Path:
     if os.geteuid() != 0:
         return programs
     with contextlib.suppress(PermissionError):  # a folder on the way is closed to others
-        tried = [programs / "postgres", "--version"]
-        if not subprocess.run(tried, capture_output=True, check=False, **_owner()).returncode:
+        tried = subprocess.run(
+            [programs / "postgres", "--version"], capture_output=True, check=False, **_owner()
+        )
+        if tried.returncode == 0:
             return programs
     package = programs.parent.parent  # its libraries lie beside it, and are found from there
     for part in (programs.parent, package.with_name(f"{package.name}.libs")):
