@@ -49,24 +49,21 @@ def _candidates(name: str) -> Iterator[Path]:
     if name == f"python3.{sys.version_info.minor}":
         yield Path(getattr(sys, "_base_executable", sys.executable))
     for folder in map(Path, os.environ.get("PATH", os.defpath).split(os.pathsep)):
-        versions = folder.parent / "versions"
-        if folder.name == "shims" and versions.is_dir():
-            yield from _of_pyenv(versions, name)
+        if folder.name == "shims" and (folder.parent / "versions").is_dir():
+            yield from _of_pyenv(folder.parent, name)
         else:
             yield folder / name
 
 
-def _of_pyenv(versions: Path, name: str) -> Iterator[Path]:
-    """What the scripts of pyenv would start, newest first: each takes a shell to find it out."""
-    minor = name.removeprefix("python")
-    found = [each for each in versions.glob(f"{minor}.*") if _release(each)]
-    for each in sorted(found, key=_release, reverse=True):
-        yield each / "bin" / name
-
-
-def _release(version: Path) -> tuple[int, ...]:
-    parts = version.name.split(".")
-    return tuple(map(int, parts)) if all(part.isdecimal() for part in parts) else ()
+def _of_pyenv(root: Path, name: str) -> Iterator[Path]:
+    """What pyenv's script of that name would start: it would take a shell to find that out."""
+    chosen = os.environ.get("PYENV_VERSION", "").split(":")
+    with contextlib.suppress(OSError):
+        chosen = chosen if any(chosen) else (root / "version").read_text().split()
+    for version in chosen:
+        # Without a version that has it the script fails; one that is installed is not yet chosen.
+        if version.startswith(f"{name.removeprefix('python')}."):
+            yield root / "versions" / version / "bin" / name
 
 
 def _starts(interpreter: Path, python: str) -> bool:
