@@ -5,8 +5,8 @@
     python -m bench --peers celery,ray,dask,huey,saq
 
 Ratios are to ProcessPoolExecutor(2), measured just before each scenario in each round: the best of
-all rounds to the best of all rounds. Columns at the right: microseconds of processor time a task,
-by process. "must" and "goal" are ratios where there is one, else values in the figure's unit.
+all rounds to the best of all rounds. Below: microseconds of processor time a task, by process, in
+the best round. "must" and "goal" are ratios where there is one, else values in the figure's unit.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bench.processors import used
 from bench.reference import PROCESSES, reference
 from bench.scenarios import SCENARIOS
 from bench.sizes import FULL, QUICK, Size
-from bench.tables import peers_table, table
+from bench.tables import peers_table, shares_table, table
 from bench.targets import TARGETS, DatabaseKind, Target
 from task_server.machine import available_cpus
 
@@ -93,8 +93,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(
         f"{available_cpus()} processors, best of {asked.rounds} rounds, no-ops; ratios are to"
-        f" ProcessPoolExecutor({PROCESSES}) in the same rounds; at the right us of processor time"
-        " a task."
+        f" ProcessPoolExecutor({PROCESSES}) in the same rounds."
     )
     report = Report(
         at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -126,6 +125,8 @@ def _measure_all(asked: Asked, report: Report, console: Console) -> None:
         for place in places(asked.database or ["sqlite", "postgresql"], asked.servers or [1, 2]):
             results = _measure(asked, pool, place)
             console.print(table(results, place.name))
+            if any(result.shares for result in results):
+                console.print(shares_table(results))
             report.sections.append(Section(place.name, results))
             _write(asked, report)
 

@@ -7,6 +7,7 @@ it on a second connection. Runs are timers.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from functools import partial
 
@@ -36,7 +37,7 @@ _exchanged = msgspec.json.Decoder(Exchanged)
 
 
 class Fleet:
-    """Many workers of the same servers; `run_seconds` is what each task takes.
+    """Many workers of the same servers; `run_seconds` is what each task takes, more or less.
 
     `ended` counts the tasks whose answers the server has taken; `exchanges` counts those answered.
     """
@@ -154,9 +155,9 @@ class _Worker:
         told = self._told(body)
         loop = asyncio.get_running_loop()
         for task in told.tasks:
-            self._running[task.lease] = loop.call_later(
-                self._fleet.run_seconds, partial(self._end, task)
-            )
+            # Thousands that began together do not end together.
+            seconds = self._fleet.run_seconds * random.uniform(0.5, 1.5)
+            self._running[task.lease] = loop.call_later(seconds, partial(self._end, task))
         self._park()
 
     def _end(self, task: Assignment) -> None:

@@ -16,13 +16,11 @@ PROCESSES = Shares.__struct_fields__
 
 
 def table(results: Iterable[Result], title: str) -> Table:
-    """The best of all rounds beside what is wanted, and processor time by process."""
+    """The best of all rounds beside what is wanted."""
     shown = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     shown.add_column("scenario", no_wrap=True)
     for column in ("best", "", "reference", "ratio", "must", "goal", ""):
         shown.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for process in PROCESSES:
-        shown.add_column(process, justify="right", no_wrap=True, style="dim")
     for result in results:
         shown.add_row(
             result.name,
@@ -33,8 +31,19 @@ def table(results: Iterable[Result], title: str) -> Table:
             _wanted(result, result.must),
             _wanted(result, result.goal),
             VERDICTS[result.verdict],
-            *_shares(result.shares),
         )
+    return shown
+
+
+def shares_table(results: Iterable[Result]) -> Table:
+    """Processor time of a task in the best round, by process."""
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("us of processor time a task", no_wrap=True)
+    for process in PROCESSES:
+        shown.add_column(process, justify="right", no_wrap=True)
+    for result in results:
+        if result.shares is not None:
+            shown.add_row(result.name, *_shares(result.shares))
     return shown
 
 
@@ -73,8 +82,6 @@ def _wanted(result: Result, wanted: float | None) -> str:
     return f"{wanted:g}x" if result.ratio is not None else f"{wanted:g}"
 
 
-def _shares(shares: Shares | None) -> list[str]:
-    if shares is None:
-        return [""] * len(PROCESSES)
+def _shares(shares: Shares) -> list[str]:
     values = [getattr(shares, process) for process in PROCESSES]
     return [f"{value:.0f}" if value else "" for value in values]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from distributed import Client
@@ -34,9 +34,7 @@ class Peer:
 
     def submit(self, count: int) -> Iterator[float]:
         """A future each."""
-        futures = self._client.map(math.sqrt, range(count), pure=False)
-        for start in range(0, count, AT_ONCE):
-            yield from self._client.gather(futures[start : start + AT_ONCE])
+        return self._answers(self._client.map(math.sqrt, range(count), pure=False))
 
     def call(self, number: float) -> float:
         """One."""
@@ -45,6 +43,10 @@ class Peer:
     def echo(self, content: bytes) -> bytes:
         """There and back."""
         return cast(bytes, self._client.submit(copy.copy, content, pure=False).result())
+
+    def _answers(self, futures: Sequence[object]) -> Iterator[float]:
+        for start in range(0, len(futures), AT_ONCE):
+            yield from self._client.gather(futures[start : start + AT_ONCE])
 
     def stop(self) -> None:
         """Close the client."""

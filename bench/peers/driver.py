@@ -15,6 +15,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,8 @@ from bench.peers.contract import Peer
 from bench.peers.processes import Processes
 
 WARM_TASKS = 100
+WAVE = 10_000
+"""Tasks submitted before it is looked whether there is time for more."""
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def main() -> None:
         if redis:
             processes.redis(redis[1:])
         peer: Peer = importlib.import_module(f"bench.peers.{name}").Peer(processes)
-        _check(peer, WARM_TASKS, math.inf)
+        _check(peer.submit(WARM_TASKS), math.inf)
         _tell(answers, {"ready": True})
         for line in sys.stdin:
             _tell(answers, _measure(peer, *line.split()))
@@ -61,13 +64,20 @@ def _measure(peer: Peer, what: str, *numbers: str) -> dict[str, object]:
 def _rate(peer: Peer, tasks: int, seconds: int) -> float:
     """Tasks a second, from the first submit to the last answer within so many seconds."""
     started = time.perf_counter()
-    answered = _check(peer, tasks, started + seconds)
+    end = started + seconds
+    waves = []
+    for first in range(0, tasks, WAVE):
+        if time.perf_counter() > end:
+            break
+        waves.append(peer.submit(min(WAVE, tasks - first)))
+    answered = sum(_check(wave, end) for wave in waves)
     return answered / (time.perf_counter() - started)
 
 
-def _check(peer: Peer, tasks: int, end: float) -> int:
+def _check(answers: Iterable[float], end: float) -> int:
+    """How many came by then, after one of each wave at least; all are as they should be."""
     answered = 0
-    for number, answer in enumerate(peer.submit(tasks)):
+    for number, answer in enumerate(answers):
         if answer != math.sqrt(number):
             raise RuntimeError(f"the answer of task {number} is {answer}")
         answered += 1

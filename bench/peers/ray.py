@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -42,9 +42,7 @@ class Peer:
 
     def submit(self, count: int) -> Iterator[float]:
         """A reference each."""
-        references = [sqrt.remote(number) for number in range(count)]
-        for start in range(0, count, AT_ONCE):
-            yield from ray.get(references[start : start + AT_ONCE])
+        return _answers([sqrt.remote(number) for number in range(count)])
 
     def call(self, number: float) -> float:
         """One."""
@@ -57,3 +55,8 @@ class Peer:
     def stop(self) -> None:
         """End its processes."""
         ray.shutdown()
+
+
+def _answers(references: Sequence[object]) -> Iterator[float]:
+    for start in range(0, len(references), AT_ONCE):
+        yield from ray.get(references[start : start + AT_ONCE])

@@ -7,10 +7,10 @@ import contextlib
 import math
 import os
 import pickle
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
-from saq import Queue
+from saq import Job, Queue
 
 from bench.peers.processes import REDIS, Processes
 
@@ -45,10 +45,15 @@ class Peer:
         self._do(queue.connect())
 
     def submit(self, count: int) -> Iterator[float]:
-        """Many at once."""
+        """A job each; many are enqueued and waited for at once."""
+        jobs: list[Job] = []
         for start in range(0, count, AT_ONCE):
-            numbers = range(start, min(start + AT_ONCE, count))
-            yield from self._do(_gathered(numbers))
+            jobs += self._do(_enqueued(range(start, min(start + AT_ONCE, count))))
+        return self._answers(jobs)
+
+    def _answers(self, jobs: Sequence[Job]) -> Iterator[float]:
+        for start in range(0, len(jobs), AT_ONCE):
+            yield from self._do(_gathered(jobs[start : start + AT_ONCE]))
 
     def call(self, number: float) -> float:
         """One."""
@@ -67,10 +72,18 @@ class Peer:
 
 
 async def _answer(function: str, **arguments: object) -> object:
-    """Told by Redis when it is there; the library's own `apply` looks twice a second."""
+    return await _ended(await _enqueue(function, **arguments))
+
+
+async def _enqueue(function: str, **arguments: object) -> Job:
     job = await queue.enqueue(function, timeout=0, **arguments)
     if job is None:
         raise RuntimeError("a job was not taken")
+    return job
+
+
+async def _ended(job: Job) -> object:
+    """Told by Redis when it has; the library's own `apply` looks twice a second."""
     while not job.completed:
         # It may look just before the job ends and listen just after: then it would wait on.
         with contextlib.suppress(TimeoutError):
@@ -78,6 +91,9 @@ async def _answer(function: str, **arguments: object) -> object:
     return job.result
 
 
-async def _gathered(numbers: Iterable[int]) -> list[float]:
-    answers = await asyncio.gather(*(_answer("sqrt", number=number) for number in numbers))
-    return cast(list[float], answers)
+async def _enqueued(numbers: Iterable[int]) -> list[Job]:
+    return await asyncio.gather(*(_enqueue("sqrt", number=number) for number in numbers))
+
+
+async def _gathered(jobs: Iterable[Job]) -> list[float]:
+    return cast(list[float], await asyncio.gather(*map(_ended, jobs)))
