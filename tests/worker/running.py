@@ -22,6 +22,8 @@ from task_server.worker.sandbox.sandbox import Sandbox
 from tests.folders import let_others_enter
 
 WAIT_SECONDS = 20.0
+INTERPRETER = Path(sys.executable).resolve()
+"""That of the environment of the tests: other users may reach it where they cannot reach that."""
 
 
 def by_value(module: str) -> ModuleType:
@@ -62,7 +64,7 @@ async def best_sandbox(folder: Path, *, shared: Path, highest: int = 4) -> Sandb
         server="http://127.0.0.1", writable=str(shared), slots=2, max_sandbox=highest
     )
     chosen = await choose(
-        wishes_of(settings, folder), interpreter=Path(sys.executable), directory=folder
+        wishes_of(settings, folder), interpreter=INTERPRETER, directory=folder
     )
     return chosen.sandbox
 
@@ -88,7 +90,7 @@ class Bench:
     ) -> Runner:
         """A new runner, in the sandbox if the bench has one."""
         spec = RunnerSpec(
-            interpreter=Path(interpreter or sys.executable),
+            interpreter=Path(interpreter or INTERPRETER),
             directory=self.folder / f"runner-{len(self.runners)}",
             site_packages=site_packages,
             cloudpickle=share_cloudpickle(self.folder / "cloudpickle"),
