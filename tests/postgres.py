@@ -47,12 +47,14 @@ host replication all 127.0.0.1/32 trust
 class Cluster:
     """One PostgreSQL. `options` are settings, as `fsync=off`."""
 
-    def __init__(self, folder: Path, *options: str, version: int = 18) -> None:
+    def __init__(
+        self, folder: Path, *options: str, version: int = 18, programs: Path | None = None
+    ) -> None:
         self.folder = folder
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self._options = options
-        self._programs = _programs(folder, version)
+        self._programs = programs or _programs(folder, version)
 
     def url(self, database: str = "postgres", *, port: int = 0) -> str:
         """The URL of one of its databases; `port`: by way of a proxy."""
@@ -178,8 +180,7 @@ class Cluster:
     def read_only_copy(self) -> Iterator[Cluster]:
         """A standby that can be read while the block runs; it crashes for that."""
         self.crash()
-        copy = Cluster(self.folder / "standby", *self._options)
-        copy._programs = self._programs
+        copy = Cluster(self.folder / "standby", *self._options, programs=self._programs)
         copy.folder.mkdir()
         shutil.copytree(self.folder / "data", copy.folder / "data")
         (copy.folder / "data" / "standby.signal").touch()

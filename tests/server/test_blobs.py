@@ -63,19 +63,24 @@ async def test_a_blob_that_is_not_there_is_not_found(app: App) -> None:
             await app.refused(404, method, f"/v1/blobs/{MISSING}", token=token)
 
 
-@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/estimates"])
-async def test_arguments_in_a_blob_must_be_there_first(app: App, path: str) -> None:
+async def test_arguments_in_a_blob_must_be_there_first(app: App) -> None:
     there = await put(app, b"[[[1]],{}]")
 
-    one = await app.refused(422, "POST", path, task(MISSING))
+    one = await app.refused(422, "POST", "/v1/tasks", task(MISSING))
     assert one.fields == ["call.blob"]
     tasks = [task(there), task(MISSING), task(there), task(MISSING[:-1] + "1")]
-    many = await app.refused(422, "POST", path, {"tasks": tasks})
+    many = await app.refused(422, "POST", "/v1/tasks", {"tasks": tasks})
     assert [(each["index"], each["field"]) for each in many.json["errors"]] == [
         (1, "call.blob"),
         (3, "call.blob"),
     ]
-    assert (await app.ask("POST", path, {"tasks": [task(there)] * 3})).status in (200, 202)
+    assert (await app.ask("POST", "/v1/tasks", {"tasks": [task(there)] * 3})).status == 202
+
+
+async def test_arguments_need_not_be_there_to_be_estimated(app: App) -> None:
+    told = await app.ask("POST", "/v1/estimates", {"tasks": [task(MISSING)]})
+
+    assert told.status == 200 and len(told.json["calls"]) == 1
 
 
 async def test_large_arguments_of_many_tasks_reach_the_worker(app: App) -> None:

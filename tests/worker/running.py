@@ -63,9 +63,7 @@ async def best_sandbox(folder: Path, *, shared: Path, highest: int = 4) -> Sandb
     settings = WorkerSettings(
         server="http://127.0.0.1", writable=str(shared), slots=2, max_sandbox=highest
     )
-    chosen = await choose(
-        wishes_of(settings, folder), interpreter=INTERPRETER, directory=folder
-    )
+    chosen = await choose(wishes_of(settings, folder), interpreter=INTERPRETER, directory=folder)
     return chosen.sandbox
 
 

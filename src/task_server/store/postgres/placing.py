@@ -16,13 +16,14 @@ KNOWN_SECONDS = 1.0
 # How many tasks each has, and which of them is likely to end first.
 _WARM = """
 SELECT e.environment, s.worker, h.started_at, h.predicted
-  FROM sessions s
-  JOIN worker_environments e
-    ON e.worker = s.worker AND e.environment = ANY($1::text[]) AND e.state = 'ready'
+  FROM worker_environments e
+ CROSS JOIN LATERAL (
+    SELECT worker, session FROM sessions
+     WHERE worker = e.worker AND is_over + 0 = 0 AND is_plain = 0 AND alive_until > $2 OFFSET 0) s
   LEFT JOIN LATERAL (
     SELECT t.started_at, t.predicted FROM tasks t WHERE t.session = s.session AND t.state = 2
      ORDER BY t.started_at + abs(t.predicted) LIMIT 1) h ON true
- WHERE s.is_over + 0 = 0 AND s.is_plain = 0 AND s.alive_until > $2
+ WHERE e.environment = ANY($1::text[]) AND e.state = 'ready'
    AND (e.broken_until IS NULL OR e.broken_until < $2)"""
 
 

@@ -10,13 +10,14 @@ from task_server.store.contract_learning import NewPrice
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns
 
+# Tasks are found by their numbers: `+ 0` keeps the planner from the index of all that waits.
 _WAITING = """
 SELECT t.number, t.ready_at, x.finish_by, b.due_at, b.in_order
   FROM unnest($1::bigint[]) AS w(number)
   JOIN tasks t ON t.number = w.number
   LEFT JOIN task_extras x ON x.number = t.number
-  LEFT JOIN batches b ON b.batch = t.batch
- WHERE t.state = 0
+  LEFT JOIN LATERAL (SELECT due_at, in_order FROM batches WHERE batch = t.batch OFFSET 0) b ON true
+ WHERE t.state + 0 = 0
  ORDER BY t.number
    FOR UPDATE OF t"""
 _REPRICE = """
@@ -25,7 +26,7 @@ UPDATE tasks t
   FROM unnest($1::bigint[], $2::int[], $3::float8[], $4::float8[], $5::float8[], $6::float8[])
     AS w(number, attempt, predicted, high, due_at, tie)
 -- A task that was leased since it was priced keeps the estimate that it was leased with.
- WHERE t.number = w.number AND t.state = 0 AND t.attempt = w.attempt
+ WHERE t.number = w.number AND t.state + 0 = 0 AND t.attempt = w.attempt
 RETURNING t.lane, t.due_at"""
 
 
