@@ -109,15 +109,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _compare(asked: Asked, report: Report, console: Console) -> None:
-    report.peers = comparison.compare(
-        asked.peers,
-        rounds=asked.rounds,
-        amounts=comparison.QUICK if asked.quick else comparison.FULL,
-        parent=asked.data,
-        tell=_tell,
-    )
-    console.print(peers_table(report.peers))
-    _write(asked, report)
+    report.peers = comparison.rows_of(asked.peers)
+    try:
+        comparison.compare(
+            report.peers,
+            rounds=asked.rounds,
+            amounts=comparison.QUICK if asked.quick else comparison.FULL,
+            parent=asked.data,
+            tell=_tell,
+        )
+    finally:  # it takes long: who interrupts it gets what there is
+        console.print(peers_table(report.peers))
+        _write(asked, report)
 
 
 def _measure_all(asked: Asked, report: Report, console: Console) -> None:

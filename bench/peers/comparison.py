@@ -61,7 +61,7 @@ class Row(Struct):
     memory_mb: float | None = None
     """Proportional set size of all its processes, idle; without the client."""
     backlog_rate: float | None = None
-    """Tasks a second when 50,000 are submitted at once."""
+    """Tasks a second when 50,000 are submitted at once; None if that alone takes too long."""
     error: str = ""
     """Why it was not measured, or not further."""
 
@@ -70,31 +70,38 @@ class _Failed(Exception):
     """What a peer could not do."""
 
 
+def rows_of(names: Sequence[str]) -> list[Row]:
+    """Empty rows of the reference, this project, and the peers of these names."""
+    entries = OURS | {name: PEERS[name] for name in names}
+    return [Row(name, each.title, each.is_durable) for name, each in entries.items()]
+
+
 def compare(
-    names: Sequence[str],
+    rows: Sequence[Row],
     *,
     rounds: int,
     amounts: Amounts,
     parent: Path | None,
     tell: Callable[[str], None],
-) -> list[Row]:
-    """Measure the peers of these names beside the reference and this project."""
-    entries = OURS | {name: PEERS[name] for name in names}
-    rows = {name: Row(name, each.title, each.is_durable) for name, each in entries.items()}
+) -> None:
+    """Fill the rows; what is there when it is interrupted is true."""
     for number in range(rounds):
-        for name, entry in entries.items():
-            row = rows[name]
+        for row in rows:
             if row.error:
                 continue
-            tell(f"round {number + 1} of {rounds}: {entry.title}")
+            tell(f"round {number + 1} of {rounds}: {row.title}")
+            entry = OURS.get(row.name) or PEERS[row.name]
             try:
                 _measure(row, entry, amounts, parent, is_last=number == rounds - 1)
             except _Failed as failed:
                 row.error = str(failed)
-    reference = rows["process-pool"].rate
-    for row in rows.values():
+            _relate(rows)
+
+
+def _relate(rows: Sequence[Row]) -> None:
+    reference = next(row.rate for row in rows if row.name == "process-pool")
+    for row in rows:
         row.ratio = row.rate / reference if row.rate and reference else None
-    return list(rows.values())
 
 
 def _measure(
@@ -104,15 +111,15 @@ def _measure(
         time.sleep(IDLE_SECONDS)
         row.memory_mb = _least(row.memory_mb, pss_mb(below([driver.process.pid])))
         rate = driver.ask(f"rate {amounts.tasks} {amounts.rate_seconds}")
-        row.rate = max(row.rate or 0.0, rate)
+        row.rate = max(filter(None, (row.rate, rate)), default=None)
         row.call_ms = _least(row.call_ms, driver.ask(f"calls {amounts.calls}"))
         row.echo_ms = _least(row.echo_ms, driver.ask(f"echoes {amounts.echoes} {MIB}"))
         if is_last:
             row.backlog_rate = driver.ask(f"rate {BACKLOG} {amounts.backlog_seconds}")
 
 
-def _least(old: float | None, new: float) -> float:
-    return new if old is None else min(old, new)
+def _least(*values: float | None) -> float | None:
+    return min(filter(None, values), default=None)
 
 
 class _Driver:
@@ -121,14 +128,14 @@ class _Driver:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
 
-    def ask(self, what: str) -> float:
-        """Have something measured."""
+    def ask(self, what: str) -> float | None:
+        """Have something measured; None if there was no time for it."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{what}\n".encode())
         self.process.stdin.flush()
-        return float(self.read(MEASURE_SECONDS)["value"])
+        return self.read(MEASURE_SECONDS)["value"]
 
-    def read(self, seconds: float) -> dict[str, float]:
+    def read(self, seconds: float) -> dict[str, float | None]:
         """Its next answer. Raises _Failed if it has none in time, or an error."""
         assert self.process.stdout is not None
         ready, _, _ = select.select([self.process.stdout], [], [], seconds)
@@ -138,7 +145,7 @@ class _Driver:
         told = msgspec.json.decode(line)
         if "error" in told:
             raise _Failed(told["error"])
-        answer: dict[str, float] = told
+        answer: dict[str, float | None] = told
         return answer
 
 

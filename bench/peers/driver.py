@@ -61,15 +61,18 @@ def _measure(peer: Peer, what: str, *numbers: str) -> dict[str, object]:
     return {"value": _p50(peer, *counts)}
 
 
-def _rate(peer: Peer, tasks: int, seconds: int) -> float:
-    """Tasks a second, from the first submit to the last answer within so many seconds."""
+def _rate(peer: Peer, tasks: int, seconds: int) -> float | None:
+    """Tasks a second, from the first submit to the last answer within so many seconds.
+
+    None if the submits alone take longer.
+    """
     started = time.perf_counter()
     end = started + seconds
     waves = []
     for first in range(0, tasks, WAVE):
-        if time.perf_counter() > end:
-            break
         waves.append(peer.submit(min(WAVE, tasks - first)))
+        if time.perf_counter() > end:
+            return None
     answered = sum(_check(wave, end) for wave in waves)
     return answered / (time.perf_counter() - started)
 
