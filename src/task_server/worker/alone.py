@@ -20,7 +20,8 @@ def hold(data: Path) -> IO[bytes]:
 
     A worker that was killed holds it no longer.
     """
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Runners may be other users: they pass through it to what is theirs, and list nothing.
+    data.mkdir(parents=True, exist_ok=True, mode=0o711)
     file = (data / LOCK_FILE).open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
