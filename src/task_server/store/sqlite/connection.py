@@ -59,6 +59,7 @@ def _configure(connection: sqlite3.Connection, *, is_writer: bool) -> None:
     connection.execute("PRAGMA foreign_keys = OFF")  # the verbs keep them; checking costs a third
     kept = 65536 if is_writer else 8192  # readers have the system's own cache behind theirs
     connection.execute(f"PRAGMA cache_size = -{kept}")  # KiB
+    connection.execute("PRAGMA temp_store = MEMORY")  # statement journals: a file for each else
 
 
 def open_writer(
