@@ -10,20 +10,12 @@ from msgspec import Struct
 from task_server.environments.lock import empty_lock
 from task_server.protocol.ids import new_ids
 from task_server.scheduling.statistics import guess
-from task_server.store.contract import (
-    AttemptReport,
-    Dealt,
-    ExchangeRequest,
-    JoinRequest,
-    KindSpec,
-    LeaseKey,
-    NewTask,
-    Store,
-    Submission,
-    Used,
-    WorkerFacts,
-)
+from task_server.store.attempts import AttemptReport, Dealt, LeaseKey, Used
+from task_server.store.contract import Store
+from task_server.store.kinds import KindSpec
+from task_server.store.sessions import ExchangeRequest, JoinRequest, WorkerFacts
 from task_server.store.states import Encoding
+from task_server.store.submissions import NewTask, Submission
 
 SIZE = 1000
 """Tasks of a round."""

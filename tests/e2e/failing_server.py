@@ -14,8 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from task_server.cli import main
-from task_server.store.contract import Accepted, Decided, ExchangeResult
+from task_server.store.attempts import Decided
 from task_server.store.group_commit import Operation
+from task_server.store.sessions import ExchangeResult
+from task_server.store.submissions import Accepted
 
 IS_OF_KIND: dict[str, Callable[[object], bool]] = {
     "submit": lambda result: isinstance(result, Accepted) and not result.duplicate,

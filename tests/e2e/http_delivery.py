@@ -14,13 +14,8 @@ from typing import Any
 from task_server.protocol import ids
 from task_server.protocol.workers import Held
 from task_server.store import transitions
-from task_server.store.contract import (
-    AttemptReport,
-    Dealt,
-    Decided,
-    ExchangeResult,
-    LeaseKey,
-)
+from task_server.store.attempts import AttemptReport, Dealt, Decided, LeaseKey
+from task_server.store.sessions import ExchangeResult
 from tests.delivery_model import DELAYED, QUEUED, RUNNING
 from tests.e2e.watched import WatchedPlace
 from tests.e2e.wire import Connection, Reply

@@ -18,7 +18,7 @@ from hypothesis.stateful import precondition, rule
 
 from task_server.protocol import ids
 from task_server.protocol.workers import Phase
-from task_server.store.contract import ExchangeResult
+from task_server.store.sessions import ExchangeResult
 from tests.delivery_model import CANCELLED, FAILED
 from tests.e2e.http_delivery import read_result
 from tests.e2e.http_sides import PLAIN, SESSIONS, USERS, VALUES, Sides

@@ -11,7 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize
 
 from task_server.protocol import ids
 from task_server.protocol.workers import Phase
-from task_server.store.contract import Dealt, ExchangeResult
+from task_server.store.attempts import Dealt
+from task_server.store.sessions import ExchangeResult
 from tests.delivery_model import OPEN, RUNNING, SUCCEEDED
 from tests.e2e.http_delivery import HttpDelivery, HttpWorker, HttpWorld
 from tests.e2e.wire import Connection, Reply

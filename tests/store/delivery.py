@@ -6,7 +6,7 @@ from typing import Any
 
 from task_server.protocol.workers import Held, Phase
 from task_server.store import transitions
-from task_server.store.contract import AttemptReport, Dealt, LeaseKey
+from task_server.store.attempts import AttemptReport, Dealt, LeaseKey
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Row
 from tests.delivery_model import CANCELLED, DELAYED, RUNNING, Config, Model

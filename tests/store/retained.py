@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from task_server.protocol.ids import new_id
-from task_server.store.contract import NewTask
 from task_server.store.records.retention import DAY, Keep
 from task_server.store.records.sql import Rows
+from task_server.store.submissions import NewTask
 from tests.store.world import World, failed, new_task, spec, succeeded
 
 KEEP = Keep(read=100.0, unread=1000.0, failed=500.0)

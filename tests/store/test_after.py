@@ -8,8 +8,8 @@ import pytest
 
 from task_server.errors import Invalid
 from task_server.protocol.ids import new_id, to_text
-from task_server.store.contract import NewTask
 from task_server.store.states import Encoding
+from task_server.store.submissions import NewTask
 from tests.store.retained import KEEP, count, delete, ended, purge, succeed, young
 from tests.store.world import World, batch, failed, ids, new_task, spec, succeeded
 

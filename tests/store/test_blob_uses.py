@@ -7,10 +7,11 @@ import pytest
 
 from task_server.errors import Invalid, Unavailable
 from task_server.protocol.ids import new_id
-from task_server.store.contract import AttemptReport, Dealt, NewTask, StoredBlob, Submission
+from task_server.store.attempts import AttemptReport, Dealt
 from task_server.store.records.blobs import RENEW_SECONDS
 from task_server.store.rows import TaskFilter
 from task_server.store.states import Encoding
+from task_server.store.submissions import NewTask, StoredBlob, Submission
 from tests.store.retained import KEEP, count, delete, purge
 from tests.store.world import (
     GUESS,

@@ -8,7 +8,7 @@ import pytest
 from task_server.scheduling.accuracy import lately, overall
 from task_server.scheduling.pace import stretches
 from task_server.scheduling.statistics import Price
-from task_server.store.contract import LeaseKey, Used
+from task_server.store.attempts import LeaseKey, Used
 from task_server.store.states import Encoding
 from tests.store.world import (
     World,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from task_server.store.contract import Used
+from task_server.store.attempts import Used
 from task_server.store.records.models import FunctionModel, ModelChange, ModelHead
 from tests.store.world import World, failed, new_task, spec, succeeded
 

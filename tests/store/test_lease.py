@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from task_server.scheduling.statistics import Price
-from task_server.store.contract import Used
+from task_server.store.attempts import Used
 from tests.store.world import (
     LEASE_SECONDS,
     Worker,

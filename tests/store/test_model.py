@@ -25,10 +25,11 @@ from hypothesis.stateful import (
 from task_server.errors import Conflict
 from task_server.protocol.ids import new_id
 from task_server.protocol.workers import Phase
-from task_server.store.contract import AttemptReport, Dealt, IdempotencyKey
+from task_server.store.attempts import AttemptReport, Dealt
 from task_server.store.records.retention import Keep
 from task_server.store.rows import TaskFilter
 from task_server.store.states import Encoding
+from task_server.store.submissions import IdempotencyKey
 from tests.delivery_model import PURGED, RUNNING
 from tests.store.delivery import BACKOFF, Agent, Delivery, success
 from tests.store.retained import purge

@@ -8,7 +8,7 @@ import pytest
 
 from task_server.protocol.ids import new_ids
 from task_server.scheduling.statistics import Price
-from task_server.store.contract import BatchSpec, NewTask
+from task_server.store.submissions import BatchSpec, NewTask
 from tests.store.world import (
     World,
     batch,

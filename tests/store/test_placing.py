@@ -9,7 +9,8 @@ import pytest
 
 from task_server.protocol.workers import EnvironmentState
 from task_server.scheduling.statistics import Price
-from task_server.store.contract import ExchangeResult, Used
+from task_server.store.attempts import Used
+from task_server.store.sessions import ExchangeResult
 from tests.store.world import SPEC, Worker, World, ids, new_task, succeeded
 
 KNOWN = Price(10.0, 10.0, 10.0, 10.0, 10, "history")

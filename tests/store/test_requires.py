@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from task_server.scheduling.requires import Requires
-from task_server.store.contract import Used
+from task_server.store.attempts import Used
 from tests.store.world import Worker, World, crashed, held, ids, spec, succeeded
 
 GIB = 2**30

@@ -6,9 +6,10 @@ import pytest
 
 from task_server.errors import Conflict, Gone
 from task_server.protocol.ids import new_id
-from task_server.store.contract import UNTIL_READ, IdempotencyKey
+from task_server.store.kinds import UNTIL_READ
 from task_server.store.records.retention import AGAIN_SECONDS, Keep
 from task_server.store.rows import TaskFilter
+from task_server.store.submissions import IdempotencyKey
 from tests.store.retained import DAY, KEEP, count, delete, ended, purge, succeed, young
 from tests.store.world import BODY, World, batch, failed, new_task, released, spec, succeeded
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from task_server.scheduling.statistics import Price
 from task_server.scheduling.timeouts import CALLS, DEFAULT_SECONDS
-from task_server.store.contract import AUTO, Used
+from task_server.store.attempts import Used
+from task_server.store.kinds import AUTO
 from tests.store.world import LEASE_SECONDS, World, failed, new_task, spec, succeeded
 
 KNOWN = Price(100.0, 100.0, 100.0, 100.0, 10, "history")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from task_server.store.contract import Used
+from task_server.store.attempts import Used
 from task_server.store.records.standings import Place
 from tests.store.world import World, failed, new_task, released, spec, succeeded
 

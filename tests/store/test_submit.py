@@ -6,7 +6,7 @@ import pytest
 
 from task_server.errors import Conflict, RequestError
 from task_server.protocol.ids import new_id, new_ids
-from task_server.store.contract import IdempotencyKey, Submission
+from task_server.store.submissions import IdempotencyKey, Submission
 from tests.store.world import GUESS, SPEC, World, batch, new_task, spec, succeeded
 
 DAY = 86400.0

@@ -1,7 +1,7 @@
 """T4, T9, T12 and T15: what time and the upkeep bring about."""
 
 from task_server.protocol.ids import new_ids
-from task_server.store.contract import Dealt
+from task_server.store.attempts import Dealt
 from task_server.store.sqlite.sweep import LIMIT
 from tests.store.world import World, failed, new_task, released, spec, succeeded
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from task_server.protocol.ids import new_ids
-from task_server.store.contract import Used
+from task_server.store.attempts import Used
 from task_server.store.records import totals
 from task_server.store.records.totals import GUESSED, JudgedTotal, ToldTotal
 from tests.store.world import World, batch, failed, new_task, succeeded

@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from task_server.store.contract import Ended
+from task_server.store.attempts import Ended
 from task_server.store.rows import AnswerRow
 
 MAXIMUM_LIVE = 20_000

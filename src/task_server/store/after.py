@@ -10,8 +10,9 @@ import msgspec
 from task_server.errors import Invalid
 from task_server.protocol.ids import to_text
 from task_server.protocol.tasks import Error
-from task_server.store.contract import AttemptReport, NewTask, Submission
+from task_server.store.attempts import AttemptReport
 from task_server.store.states import Encoding, State
+from task_server.store.submissions import NewTask, Submission
 
 IN_VAIN = {
     State.FAILED: "failed",

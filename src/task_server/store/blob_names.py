@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from task_server.store.contract import AttemptReport
+from task_server.store.attempts import AttemptReport
 from task_server.store.states import Encoding
 
 # Inside a JSON text a quote has a backslash before it, so this is a member of an object.

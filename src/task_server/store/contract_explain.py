@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from task_server.store.contract import KindSpec
+    from task_server.store.kinds import KindSpec
     from task_server.store.records.standings import Place
 
 

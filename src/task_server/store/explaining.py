@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from task_server.store.contract import KindSpec
+from task_server.store.kinds import KindSpec
 from task_server.store.records import standings
 from task_server.store.records.sql import Lends
 from task_server.store.records.standings import Place

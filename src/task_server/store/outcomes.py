@@ -8,7 +8,7 @@ import msgspec
 
 from task_server.protocol.tasks import Error
 from task_server.scheduling.statistics import Run
-from task_server.store.contract import AttemptReport, Used
+from task_server.store.attempts import AttemptReport, Used
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Change
 

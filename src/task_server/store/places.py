@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from task_server.scheduling.order import InBatch, Place, batch_due_at, place
-from task_server.store.contract import NewTask, Submission
+from task_server.store.submissions import NewTask, Submission
 
 
 class BatchSoFar(Struct, frozen=True):

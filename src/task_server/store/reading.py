@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from task_server.store.contract import Kind
 from task_server.store.explaining import Explaining
 from task_server.store.keeping import Keeping
+from task_server.store.kinds import Kind
 from task_server.store.learning import Learning
 from task_server.store.ordering import Ordering
 from task_server.store.records import (

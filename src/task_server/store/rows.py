@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from task_server.store.contract import KindSpec, Used
+from task_server.store.attempts import Used
+from task_server.store.kinds import KindSpec
 from task_server.store.states import Encoding, State
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from task_server.store.contract import Dealt
+from task_server.store.attempts import Dealt
 from task_server.store.postgres.store import PostgresStore
 from tests.store.postgres.recount import recount_tables
 from tests.store.postgres.world import PostgresWorld

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from task_server.store.contract import NewTask
 from task_server.store.postgres.groups import Groups
+from task_server.store.submissions import NewTask
 from tests.store.postgres.pair import Pair, outcomes, until
 from tests.store.postgres.world import PostgresWorld
 from tests.store.retained import count

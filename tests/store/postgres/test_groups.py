@@ -9,8 +9,8 @@ import asyncpg
 import pytest
 
 from task_server.errors import Invalid, Unavailable
-from task_server.store.contract import IdempotencyKey
 from task_server.store.postgres.connection import Connection
+from task_server.store.submissions import IdempotencyKey
 from tests.store.postgres.pair import until
 from tests.store.postgres.world import PostgresWorld
 from tests.store.world import batch, crashed, failed, ids, new_task, spec, succeeded

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from task_server.protocol.workers import EnvironmentState
-from task_server.store.contract import ExchangeRequest
 from task_server.store.postgres.held import MAXIMUM_ENVIRONMENTS
 from task_server.store.postgres.memory import MAXIMUM_SESSIONS
 from task_server.store.postgres.shares import Ledger
+from task_server.store.sessions import ExchangeRequest
 from tests.store.postgres.world import PostgresWorld
 from tests.store.retained import count
 from tests.store.world import held, new_task, spec, succeeded

@@ -11,7 +11,8 @@ import pytest
 
 from task_server.errors import Conflict, SessionOver
 from task_server.scheduling.requires import Requires
-from task_server.store.contract import Accepted, AttemptReport, IdempotencyKey, Used
+from task_server.store.attempts import AttemptReport, Used
+from task_server.store.submissions import Accepted, IdempotencyKey
 from tests.store.postgres.pair import Pair, moved, outcomes, until
 from tests.store.postgres.world import PostgresWorld
 from tests.store.world import (

@@ -6,7 +6,7 @@ import pytest
 
 from task_server.protocol.workers import EnvironmentState
 from task_server.scheduling.lanes import WINDOW
-from task_server.store.contract import ExchangeRequest
+from task_server.store.sessions import ExchangeRequest
 from task_server.store.sqlite.sessions import MAXIMUM_ENVIRONMENTS
 from tests.store.sqlite.world import SqliteWorld
 from tests.store.world import drain, new_task, spec, succeeded

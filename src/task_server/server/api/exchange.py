@@ -26,17 +26,8 @@ from task_server.server.routing import USER, WORKER, Route
 from task_server.server.service import assignments
 from task_server.server.service.views import moment
 from task_server.server.state import State
-from task_server.store.contract import (
-    DONE,
-    AttemptReport,
-    Decided,
-    ExchangeRequest,
-    ExchangeResult,
-    JoinRequest,
-    LeaseKey,
-    Used,
-    WorkerFacts,
-)
+from task_server.store.attempts import DONE, AttemptReport, Decided, LeaseKey, Used
+from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest, WorkerFacts
 from task_server.store.states import Encoding
 
 _joins = msgspec.json.Decoder(Join)

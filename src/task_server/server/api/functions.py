@@ -11,7 +11,7 @@ from task_server.server.http import Call, Reply, encode
 from task_server.server.routing import USER, Route
 from task_server.server.service import changes
 from task_server.server.state import State
-from task_server.store.contract import FunctionKey
+from task_server.store.kinds import FunctionKey
 from task_server.store.records.totals import JudgedTotal
 
 

@@ -36,7 +36,7 @@ from task_server.server.service import estimate, submit
 from task_server.server.service.arguments import INLINE_BYTES
 from task_server.server.service.views import task_view
 from task_server.server.state import State
-from task_server.store.contract import AttemptReport, Dealt, Used
+from task_server.store.attempts import AttemptReport, Dealt, Used
 from task_server.store.rows import TaskRow
 from task_server.store.states import Encoding
 from task_server.store.states import State as TaskState

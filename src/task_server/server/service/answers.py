@@ -9,7 +9,7 @@ from task_server.protocol import ids
 from task_server.server.service.views import answer_line
 from task_server.server.state import State
 from task_server.server.waiting import MAXIMUM_LIVE, BatchWatch
-from task_server.store.contract import Ended
+from task_server.store.attempts import Ended
 from task_server.store.rows import AnswerRow, BatchRow
 
 OnRead = Callable[[Sequence[Ended | AnswerRow]], None]

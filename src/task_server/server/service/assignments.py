@@ -8,7 +8,8 @@ from task_server.protocol import ids
 from task_server.scheduling.requires import Requires, requires_of
 from task_server.scheduling.timeouts import DEFAULT_SECONDS, RunLimit
 from task_server.server.state import State
-from task_server.store.contract import AUTO, Dealt, Kind
+from task_server.store.attempts import Dealt
+from task_server.store.kinds import AUTO, Kind
 
 encode = msgspec.json.Encoder().encode
 

@@ -12,7 +12,7 @@ from task_server.server.etas import Left
 from task_server.server.service import estimate, model
 from task_server.server.service.fleet import fleet_for
 from task_server.server.state import State
-from task_server.store.contract import Kind
+from task_server.store.kinds import Kind
 from task_server.store.records.calls import OpenCall
 from task_server.store.rows import BatchRow
 

@@ -12,7 +12,7 @@ from task_server.scheduling.statistics import Statistics
 from task_server.server.estimator.messages import Explain, Explained, Influence
 from task_server.server.service import model
 from task_server.server.state import State
-from task_server.store.contract import FunctionKey
+from task_server.store.kinds import FunctionKey
 
 ASK_SECONDS = 2.0
 

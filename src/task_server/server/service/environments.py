@@ -18,8 +18,8 @@ from task_server.server.service.orders import concerns
 from task_server.server.service.pythons import check_python_is_somewhere
 from task_server.server.service.views import moment
 from task_server.server.state import State
-from task_server.store.contract import LiveSession
 from task_server.store.records.orders import OrderReport, OrderRow, OrderSpec
+from task_server.store.sessions import LiveSession
 
 DAY = 86400.0
 KEEP_SECONDS = 30 * DAY

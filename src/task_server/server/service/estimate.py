@@ -20,7 +20,8 @@ from task_server.scheduling.statistics import Price, Statistics, guess
 from task_server.scheduling.totals import Ahead, Sum
 from task_server.server.estimator.messages import Basis as ModelBasis
 from task_server.server.state import State
-from task_server.store.contract import Kind, KindSpec, LiveSession
+from task_server.store.kinds import Kind, KindSpec
+from task_server.store.sessions import LiveSession
 
 MAXIMUM_CALLS = 1000
 """More calls than this are listed only if asked for."""

@@ -15,7 +15,7 @@ from task_server.scheduling.requires import NOTHING, requires_of
 from task_server.server.service import estimate, wording
 from task_server.server.service.views import task_view
 from task_server.server.state import State
-from task_server.store.contract import KindSpec
+from task_server.store.kinds import KindSpec
 from task_server.store.records.standings import MOST, Place
 from task_server.store.rows import TaskRow
 from task_server.store.states import State as TaskState

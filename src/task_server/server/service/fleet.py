@@ -9,7 +9,7 @@ from task_server.scheduling.totals import Sum
 from task_server.server.estimator.messages import Fleet, Range
 from task_server.server.service import estimate
 from task_server.server.state import State
-from task_server.store.contract import Kind
+from task_server.store.kinds import Kind
 
 MAXIMUM_RUNNING = 2048
 """More running calls are not looked at one by one."""

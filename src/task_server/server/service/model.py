@@ -9,7 +9,7 @@ from task_server.environments.lock import parse_lock
 from task_server.server.estimator.messages import Arguments, Ask, Fleet, Known, Told
 from task_server.server.service.requests import Body, Read
 from task_server.server.state import State
-from task_server.store.contract import FunctionKey, KindSpec
+from task_server.store.kinds import FunctionKey, KindSpec
 from task_server.store.records.calls import OpenCall
 from task_server.store.records.learning import ARGUMENTS_BYTES
 

@@ -11,8 +11,9 @@ from packaging.requirements import Requirement
 
 from task_server.environments.requirements import EnvironmentRequest
 from task_server.protocol.workers import Order, OrderState
-from task_server.store.contract import LiveSession, Store
+from task_server.store.contract import Store
 from task_server.store.records.orders import OrderReport, OrderRow
+from task_server.store.sessions import LiveSession
 
 MAXIMUM_REPORTS = 1000
 """Of one exchange."""

@@ -10,7 +10,7 @@ from task_server.server.service.arguments import call_of
 from task_server.server.service.requests import Read
 from task_server.server.state import State
 from task_server.store.blob_names import blobs_in, blobs_of_payload, json_blob_of
-from task_server.store.contract import StoredBlob
+from task_server.store.submissions import StoredBlob
 
 BLOBS_AT_ONCE = 32
 """Of one request."""

@@ -26,7 +26,7 @@ from task_server.server.service.installs import given
 from task_server.server.service.specs import awaited, make_spec, times
 from task_server.server.service.uploads import OwnUploads
 from task_server.store.blobs import name_of
-from task_server.store.contract import KindSpec
+from task_server.store.kinds import KindSpec
 
 ID_SECONDS = 86400.0
 """How far from the server's time an id may be."""

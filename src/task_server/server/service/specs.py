@@ -20,7 +20,7 @@ from task_server.server.service.installs import given as _given
 from task_server.server.service.installs import read_installs
 from task_server.server.service.requires import read_requires
 from task_server.server.service.uploads import OwnUploads
-from task_server.store.contract import AUTO, UNTIL_READ, KindSpec
+from task_server.store.kinds import AUTO, UNTIL_READ, KindSpec
 
 MAXIMUM_TAGS = 32
 MAXIMUM_AFTER = 10_000

@@ -16,11 +16,11 @@ from task_server.server.service.payload_blobs import blobs_needed, some_at_once,
 from task_server.server.service.pythons import check_python_is_somewhere
 from task_server.server.service.requests import MAXIMUM_ERRORS, Body, Read, Reader, check_id
 from task_server.server.state import State
-from task_server.store.contract import (
+from task_server.store.kinds import KindSpec
+from task_server.store.submissions import (
     Accepted,
     BatchSpec,
     IdempotencyKey,
-    KindSpec,
     NewTask,
     StoredBlob,
     Submission,

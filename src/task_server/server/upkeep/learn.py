@@ -23,7 +23,7 @@ from task_server.server.estimator.messages import Arguments, Known, Learn, Learn
 from task_server.server.service import model
 from task_server.server.state import State
 from task_server.server.upkeep.keep_model import ModelKeeper
-from task_server.store.contract import Ended
+from task_server.store.attempts import Ended
 from task_server.store.records.learning import EndedAttempt
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ import logging
 
 from task_server.errors import Unavailable
 from task_server.protocol.tasks import Estimate, Quantiles
-from task_server.store.contract import FunctionKey, Store
+from task_server.store.contract import Store
+from task_server.store.kinds import FunctionKey
 from task_server.store.records.totals import GUESSED, TASKS_A_READ, OpenTotal, ToldTotal
 
 log = logging.getLogger(__name__)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from task_server.store.contract import BatchSpec
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns
 from task_server.store.postgres.plan import Plan
+from task_server.store.submissions import BatchSpec
 
 _MAKE_BATCHES = """
 INSERT INTO batches (id, digest, owner, name, is_open, expected, in_order, total, due_at,

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from task_server.errors import Invalid
+from task_server.store.attempts import AttemptReport
 from task_server.store.blob_names import blobs_of_report
-from task_server.store.contract import AttemptReport, NewTask, Submission
 from task_server.store.postgres.connection import PgRows
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns
 from task_server.store.records import blobs
+from task_server.store.submissions import NewTask, Submission
 
 _USE = """
 INSERT INTO blob_uses (digest, number) SELECT * FROM unnest($1::text[], $2::bigint[])

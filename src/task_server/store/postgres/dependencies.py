@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from task_server.store.after import in_vain
-from task_server.store.contract import NewTask
 from task_server.store.postgres.change import Changes, lock_numbers, read_locked
 from task_server.store.postgres.due import make_due
 from task_server.store.postgres.found import Awaited
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns
 from task_server.store.states import State
+from task_server.store.submissions import NewTask
 from task_server.store.transitions import Change
 
 LIMIT = 5000

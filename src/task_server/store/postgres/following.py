@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from task_server.store.contract import Ended
+from task_server.store.attempts import Ended
 from task_server.store.group_commit import LoopGroupCommit, Operation
 from task_server.store.postgres.connection import Readers
 from task_server.store.postgres.group import Group

@@ -9,11 +9,11 @@ import msgspec
 from msgspec import Struct
 
 from task_server.errors import Conflict, Gone
-from task_server.store.contract import Accepted, Submission
 from task_server.store.places import BatchSoFar
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns
 from task_server.store.states import State
+from task_server.store.submissions import Accepted, Submission
 
 BATCH_TAKEN = "the id of the batch is taken; make a new UUIDv7"
 TASK_TAKEN = "the id of a task is taken by another; make a new UUIDv7 for each task"

@@ -7,7 +7,8 @@ from typing import Any
 
 from task_server.scheduling.timeouts import RunLimit
 from task_server.store import transitions
-from task_server.store.contract import AUTO, Dealt, LeaseKey
+from task_server.store.attempts import Dealt, LeaseKey
+from task_server.store.kinds import AUTO
 from task_server.store.postgres.change import (
     PHASES,
     RUNNING_PHASE,

@@ -8,12 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from task_server.store.contract import (
-    Accepted,
-    IdempotencyKey,
-    Kind,
-    NewTask,
-)
+from task_server.store.kinds import Kind
 from task_server.store.outcomes import in_row
 from task_server.store.postgres.batches import give_positions
 from task_server.store.postgres.blobs import keep_submitted
@@ -23,6 +18,7 @@ from task_server.store.postgres.known import columns
 from task_server.store.postgres.memory import FAILED, LOCKED, TO_LOCK, Fresh, Request
 from task_server.store.postgres.plan import Plan
 from task_server.store.states import State
+from task_server.store.submissions import Accepted, IdempotencyKey, NewTask
 
 KEY_SECONDS = 7 * 86400.0
 _BEHIND = 2**62

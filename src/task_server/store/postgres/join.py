@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from task_server.store.contract import JoinRequest, WorkerFacts
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.memory import Memory
 from task_server.store.postgres.submit import check_text
+from task_server.store.sessions import JoinRequest, WorkerFacts
 
 # Locked: of two joins of one worker at two servers the later one ends the earlier one's session.
 _FIND = """

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from task_server.scheduling.requires import requires_of
-from task_server.store.contract import FunctionKey, Kind, KindSpec
+from task_server.store.kinds import FunctionKey, Kind, KindSpec
 from task_server.store.postgres.memory import LOCKED, TO_LOCK, LaneFacts, Memory, Request
 
 _KINDS = """

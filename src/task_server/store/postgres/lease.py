@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
 from task_server.scheduling.requires import Requires, requires_of
-from task_server.store.contract import Dealt
+from task_server.store.attempts import Dealt
 from task_server.store.postgres.group import Again, Group
 from task_server.store.postgres.inserting import insert_fresh
 from task_server.store.postgres.known import columns, know_kinds, know_lanes

@@ -14,16 +14,11 @@ from task_server.scheduling.lanes import Candidate
 from task_server.scheduling.placement import Placement
 from task_server.scheduling.requires import Requires
 from task_server.scheduling.statistics import Statistics
-from task_server.store.contract import (
-    ExchangeResult,
-    FunctionKey,
-    Kind,
-    KindSpec,
-    NewTask,
-    WorkerFacts,
-)
 from task_server.store.group_commit import Operation
+from task_server.store.kinds import FunctionKey, Kind, KindSpec
 from task_server.store.postgres.shares import Ledger
+from task_server.store.sessions import ExchangeResult, WorkerFacts
+from task_server.store.submissions import NewTask
 
 MAXIMUM_KINDS = 20_000
 MAXIMUM_SESSIONS = 10_000

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from task_server.store.contract import ExchangeResult, LeaseKey, WorkerFacts
+from task_server.store.attempts import LeaseKey
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.memory import Waiter
 from task_server.store.postgres.session import Session
+from task_server.store.sessions import ExchangeResult, WorkerFacts
 
 _STOPS = "DELETE FROM stops WHERE session = ANY($1::bigint[]) RETURNING session, lease, why"
 _PARKED = """

@@ -7,10 +7,11 @@ from collections import Counter
 from msgspec import Struct
 
 from task_server.scheduling.order import InBatch
-from task_server.store.contract import Accepted, Kind, NewTask, Submission
 from task_server.store.group_commit import Operation
+from task_server.store.kinds import Kind
 from task_server.store.places import Places
 from task_server.store.postgres.found import Awaited
+from task_server.store.submissions import Accepted, NewTask, Submission
 
 
 class Plan(Struct, eq=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from task_server.scheduling.timeouts import RunLimit, auto_limit
-from task_server.store.contract import AUTO
+from task_server.store.kinds import AUTO
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns
 from task_server.store.postgres.memory import Queued

@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from task_server.store.contract import Dealt, ExchangeRequest, WorkerFacts
+from task_server.store.attempts import Dealt
 from task_server.store.postgres.finish import Told
 from task_server.store.postgres.memory import Parking
+from task_server.store.sessions import ExchangeRequest, WorkerFacts
 
 
 class Session(Struct, eq=False):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from task_server.errors import Invalid, NotFound, SessionOver
-from task_server.store.contract import ExchangeRequest, ExchangeResult
 from task_server.store.postgres.finish import Told, decide_all
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.held import go_on, note_environments
@@ -14,6 +13,7 @@ from task_server.store.postgres.known import columns
 from task_server.store.postgres.memory import Parking
 from task_server.store.postgres.parked import park
 from task_server.store.postgres.session import Session, read_session
+from task_server.store.sessions import ExchangeRequest, ExchangeResult
 
 MAXIMUM_NUMBER = 2**53
 """Of an exchange."""

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from task_server.scheduling.statistics import Statistics
-from task_server.store.contract import FunctionKey, Kind, LiveSession
+from task_server.store.kinds import FunctionKey, Kind
 from task_server.store.postgres.connection import Readers
 from task_server.store.postgres.known import know_kinds
 from task_server.store.postgres.memory import Memory
 from task_server.store.postgres.session import facts_of
 from task_server.store.records.sql import Rows
+from task_server.store.sessions import LiveSession
 
 _SESSIONS = """
 SELECT s.worker, w.facts,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from task_server.errors import Conflict, Invalid, NotFound, RequestError
 from task_server.store import after
-from task_server.store.contract import Accepted, BatchSpec, NewTask, Submission
 from task_server.store.group_commit import Operation
 from task_server.store.places import BatchSoFar, Places, in_batch
 from task_server.store.postgres.batches import make_batches
@@ -23,6 +22,7 @@ from task_server.store.postgres.found import (
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.inserting import store
 from task_server.store.postgres.plan import Plan
+from task_server.store.submissions import Accepted, BatchSpec, NewTask, Submission
 
 Wanted = tuple[Submission, Operation[Accepted]]
 

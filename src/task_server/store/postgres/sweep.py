@@ -8,7 +8,7 @@ import msgspec
 
 from task_server.protocol.tasks import Error
 from task_server.store import transitions
-from task_server.store.contract import AttemptReport
+from task_server.store.attempts import AttemptReport
 from task_server.store.postgres.change import Changes, FullRow, lock_numbers, read_locked
 from task_server.store.postgres.dependencies import take_up
 from task_server.store.postgres.due import make_due

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from task_server.store.contract import Kind
+from task_server.store.kinds import Kind
 from task_server.store.records.sql import Rows, first
 from task_server.store.rows import AnswerRow, BatchRow
 from task_server.store.states import Encoding, State

@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from task_server.store.contract import KindSpec
+from task_server.store.kinds import KindSpec
 from task_server.store.records.learning import ARGUMENTS_BYTES, read_spec
 from task_server.store.records.sql import Rows, fetch_in
 

@@ -8,7 +8,8 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from task_server.store.contract import KindSpec, Used
+from task_server.store.attempts import Used
+from task_server.store.kinds import KindSpec
 from task_server.store.records.sql import Rows, fetch_in, first
 from task_server.store.states import Encoding, State
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from task_server.store.contract import KindSpec, Used
+from task_server.store.attempts import Used
+from task_server.store.kinds import KindSpec
 from task_server.store.records.sql import Rows, first
 from task_server.store.rows import TaskFilter, TaskRow
 from task_server.store.states import Encoding, State

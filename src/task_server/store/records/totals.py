@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from task_server.store.contract import Used
+from task_server.store.attempts import Used
 from task_server.store.records.sql import Rows
 from task_server.store.states import State
 

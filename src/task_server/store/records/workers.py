@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from task_server.store.contract import WorkerFacts
 from task_server.store.records.sql import Rows
+from task_server.store.sessions import WorkerFacts
 
 
 class WorkerRow(Struct):

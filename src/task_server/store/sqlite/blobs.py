@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from task_server.errors import Invalid
+from task_server.store.attempts import AttemptReport
 from task_server.store.blob_names import blobs_of_report
-from task_server.store.contract import AttemptReport, NewTask, Submission
 from task_server.store.records import blobs
 from task_server.store.records.sql import finish_now
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.memory import Queued
 from task_server.store.sqlite.rows import SqliteRows
+from task_server.store.submissions import NewTask, Submission
 
 
 def check_submitted(group: Group, submission: Submission, new: Sequence[NewTask]) -> None:

@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from task_server.store.after import check, in_vain
-from task_server.store.contract import NewTask, Submission
 from task_server.store.sqlite.change import LostUpdate, end_tasks, read_rows
 from task_server.store.sqlite.due import make_due
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import Memory, Queued
 from task_server.store.states import State
+from task_server.store.submissions import NewTask, Submission
 from task_server.store.transitions import Change
 
 LIMIT = 5000

@@ -11,7 +11,7 @@ from msgspec import Struct
 from task_server.scheduling.placement import INSTALL_SECONDS, LONG_SECONDS
 from task_server.scheduling.statistics import Run
 from task_server.store import transitions
-from task_server.store.contract import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
+from task_server.store.attempts import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
 from task_server.store.outcomes import INLINE_BYTES, digest_of, plausible, run_of
 from task_server.store.sqlite.blobs import keep_reported, lacks_blob
 from task_server.store.sqlite.change import (

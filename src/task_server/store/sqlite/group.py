@@ -12,9 +12,11 @@ from msgspec import Struct
 
 from task_server.scheduling.lanes import Lane
 from task_server.scheduling.statistics import Run, Statistics
-from task_server.store.contract import Ended, ExchangeResult, Kind
+from task_server.store.attempts import Ended
 from task_server.store.group_commit import Operation
+from task_server.store.kinds import Kind
 from task_server.store.outcomes import INLINE_BYTES
+from task_server.store.sessions import ExchangeResult
 from task_server.store.sqlite.many import write_many
 from task_server.store.sqlite.memory import (
     FAILED_REQUEST,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from task_server.errors import RequestError, StorageFull, Unavailable
-from task_server.store.contract import Ended
+from task_server.store.attempts import Ended
 from task_server.store.group_commit import Operation, answer_all
 from task_server.store.sqlite.connection import is_fatal, is_full
 from task_server.store.sqlite.dependencies import follow

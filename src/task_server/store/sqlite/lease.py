@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
-from task_server.store.contract import Dealt
+from task_server.store.attempts import Dealt
 from task_server.store.sqlite.change import LostUpdate
 from task_server.store.sqlite.group import Group, secrets
 from task_server.store.sqlite.many import select_in, write_many

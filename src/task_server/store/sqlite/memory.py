@@ -16,16 +16,10 @@ from task_server.scheduling.placement import Placement
 from task_server.scheduling.requires import Requires, requires_of
 from task_server.scheduling.shares import Shares
 from task_server.scheduling.statistics import Statistics
-from task_server.store.contract import (
-    Dealt,
-    ExchangeResult,
-    FunctionKey,
-    Kind,
-    KindSpec,
-    LeaseKey,
-    WorkerFacts,
-)
+from task_server.store.attempts import Dealt, LeaseKey
 from task_server.store.group_commit import Operation
+from task_server.store.kinds import FunctionKey, Kind, KindSpec
+from task_server.store.sessions import ExchangeResult, WorkerFacts
 
 SERVER = 1
 """SQLite has one server."""

@@ -6,7 +6,9 @@ import msgspec
 
 from task_server.scheduling.lanes import Window
 from task_server.scheduling.timeouts import RunLimit
-from task_server.store.contract import AUTO, Dealt, WorkerFacts
+from task_server.store.attempts import Dealt
+from task_server.store.kinds import AUTO
+from task_server.store.sessions import WorkerFacts
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.memory import Memory, Running, Session
 from task_server.store.transitions import Policy

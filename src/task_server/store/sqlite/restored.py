@@ -15,7 +15,8 @@ import msgspec
 
 from task_server.protocol.tasks import Error
 from task_server.store import transitions
-from task_server.store.contract import AttemptReport, Kind
+from task_server.store.attempts import AttemptReport
+from task_server.store.kinds import Kind
 from task_server.store.sqlite.backup import COPIED_AT
 from task_server.store.sqlite.change import (
     end_attempt,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from task_server.scheduling.timeouts import RunLimit, auto_limit
-from task_server.store.contract import AUTO
+from task_server.store.kinds import AUTO
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import Queued

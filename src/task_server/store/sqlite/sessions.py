@@ -9,15 +9,9 @@ import msgspec
 from task_server.errors import Invalid, NotFound, SessionOver
 from task_server.protocol.ids import new_id, to_text
 from task_server.store import transitions
-from task_server.store.contract import (
-    Dealt,
-    ExchangeRequest,
-    ExchangeResult,
-    JoinRequest,
-    LeaseKey,
-    WorkerFacts,
-)
+from task_server.store.attempts import Dealt, LeaseKey
 from task_server.store.group_commit import Operation
+from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest, WorkerFacts
 from task_server.store.sqlite.change import end_attempt, read_row, settle, write_change
 from task_server.store.sqlite.finish import report_all
 from task_server.store.sqlite.group import Group

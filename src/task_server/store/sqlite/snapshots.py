@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from task_server.scheduling.statistics import Statistics
-from task_server.store.contract import FunctionKey, Kind, LiveSession
+from task_server.store.kinds import FunctionKey, Kind
+from task_server.store.sessions import LiveSession
 from task_server.store.sqlite.memory import Memory
 
 

@@ -16,23 +16,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from task_server.errors import RequestError, Unavailable
-from task_server.store.contract import (
-    Accepted,
-    AttemptReport,
-    BatchSpec,
-    Dealt,
-    Decided,
-    Ended,
-    ExchangeRequest,
-    ExchangeResult,
-    JoinRequest,
-    Submission,
-)
+from task_server.store.attempts import AttemptReport, Dealt, Decided, Ended
 from task_server.store.contract_learning import NewPrice
 from task_server.store.group_commit import GroupCommit, Operation
 from task_server.store.reading import Reads
 from task_server.store.records.sql import Work, finish_now
 from task_server.store.rows import DatabaseHealth
+from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest
 from task_server.store.sqlite import cancel as cancels
 from task_server.store.sqlite import submit as submits
 from task_server.store.sqlite import sweep as sweeps
@@ -60,6 +50,7 @@ from task_server.store.sqlite.sessions import (
 from task_server.store.sqlite.snapshots import Snapshots
 from task_server.store.sqlite.upkeep import Upkeep
 from task_server.store.states import State
+from task_server.store.submissions import Accepted, BatchSpec, Submission
 from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from collections import Counter
 
 from task_server.errors import Conflict, Gone, NotFound
 from task_server.scheduling.order import InBatch, Place
-from task_server.store.contract import Accepted, BatchSpec, Kind, NewTask, Submission
+from task_server.store.kinds import Kind
 from task_server.store.places import BatchSoFar, Places, in_batch
 from task_server.store.records import retention
 from task_server.store.records.sql import finish_now
@@ -18,6 +18,7 @@ from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import Queued
 from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.states import State
+from task_server.store.submissions import Accepted, BatchSpec, NewTask, Submission
 
 KEY_SECONDS = 7 * 86400.0
 _NO_TIMES = (None, None, None)

@@ -6,7 +6,7 @@ import msgspec
 
 from task_server.protocol.tasks import Error
 from task_server.store import transitions
-from task_server.store.contract import AttemptReport
+from task_server.store.attempts import AttemptReport
 from task_server.store.sqlite.change import (
     end_attempt,
     end_tasks,
