@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 REDIS = "BENCH_REDIS"
@@ -69,12 +70,11 @@ class Processes:
     def stop(self) -> None:
         """End them, the youngest first."""
         for process in reversed(self._started):
-            process.send_signal(signal.SIGTERM)
-            try:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()  # which does nothing to one that has ended
+            process.wait()
 
 
 def free_port() -> int:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
+from task_server.scheduling.order import InBatch, Place, place
+
 if TYPE_CHECKING:
     from task_server.store.records.calls import OpenCall, WaitingCall
     from task_server.store.records.learning import EndedAttempt
@@ -24,6 +26,25 @@ class NewPrice(Struct, frozen=True):
     """p50 in seconds; negative: a guess."""
     predicted_high: float
     """p90."""
+
+    def place(
+        self,
+        ready_at: float,
+        finish_by: float | None,
+        batch_due_at: float | None,
+        in_order: int | None,
+        *,
+        by_prediction: bool,
+    ) -> Place:
+        """Where its task, with these columns of its and of its batch's rows, stands by it."""
+        return place(
+            ready_at,
+            predicted=self.predicted,
+            predicted_high=self.predicted_high,
+            finish_by=finish_by,
+            batch=None if batch_due_at is None else InBatch(batch_due_at, bool(in_order)),
+            by_prediction=by_prediction,
+        )
 
 
 class LearningStore(Protocol):

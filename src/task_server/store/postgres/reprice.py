@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from task_server.scheduling.order import InBatch, Place, place
 from task_server.store.contract_learning import NewPrice
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns
@@ -37,7 +35,7 @@ async def reprice(group: Group, prices: Sequence[NewPrice]) -> int:
     rows = []
     for number, *rest in found:
         price = wanted[number]
-        at = _place(group, price, *rest)
+        at = price.place(*rest, by_prediction=group.policy.by_prediction)
         rows.append((number, price.attempt, price.predicted, price.predicted_high, *at))
     if not rows:
         return 0
@@ -45,15 +43,3 @@ async def reprice(group: Group, prices: Sequence[NewPrice]) -> int:
     for lane, due_at in moved:
         group.queue(lane, due_at)
     return len(moved)
-
-
-def _place(group: Group, price: NewPrice, ready_at: float, *shared: Any) -> Place:
-    finish_by, due_at, in_order = shared
-    return place(
-        ready_at,
-        predicted=price.predicted,
-        predicted_high=price.predicted_high,
-        finish_by=finish_by,
-        batch=None if due_at is None else InBatch(due_at, bool(in_order)),
-        by_prediction=group.policy.by_prediction,
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 
-from task_server.store.contract import KindSpec
+from task_server.store.kinds import KindSpec
 from task_server.store.records.sql import Rows, first
 
 MOST = 10_000
@@ -30,7 +30,7 @@ class Place(Struct):
 
 
 _PLACE = (
-    "SELECT l.owner, l.priority, t.due_at, t.tie, x.delayed_until, x.run_after, x.start_by,"
+    "SELECT l.owner, t.due_at, t.tie, l.priority, x.delayed_until, x.run_after, x.start_by,"
     " coalesce(x.errors, 0), coalesce(x.crashes, 0)"
     " FROM tasks t JOIN lanes l ON l.lane = t.lane"
     " LEFT JOIN task_extras x ON x.number = t.number WHERE t.number = ?"
@@ -51,20 +51,12 @@ async def place(rows: Rows, number: int) -> Place | None:
     row = await first(rows, _PLACE, number)
     if row is None:
         return None
-    owner, priority, due_at, tie, delayed_until, run_after, start_by, errors, crashes = row
+    owner, due_at, tie, priority = row[:4]
     counted = await first(rows, _BEFORE, owner, priority, priority, due_at, tie, number, MOST)
     after = await rows.fetch(_AFTER, number, NAMED)
     assert counted is not None
-    return Place(
-        priority=priority,
-        delayed_until=delayed_until,
-        run_after=run_after,
-        start_by=start_by,
-        errors=errors,
-        crashes=crashes,
-        before=counted[0],
-        after=[task for (task,) in after],
-    )
+    values = (*row[3:], counted[0], [task for (task,) in after])
+    return Place(*values)
 
 
 async def held(rows: Rows) -> list[tuple[int, KindSpec, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from task_server.scheduling.order import InBatch, Place, place
+from task_server.scheduling.order import Place
 from task_server.store.contract_learning import NewPrice
 from task_server.store.sqlite.change import FullRow, LostUpdate, offer_row, read_rows
 from task_server.store.sqlite.group import Group
@@ -57,25 +57,10 @@ def reprice(group: Group, prices: Sequence[NewPrice]) -> int:
 def _places(group: Group, rows: Sequence[FullRow], wanted: dict[int, NewPrice]) -> list[Place]:
     found = select_in(group.connection, _SHARED, [row.number for row in rows])
     shared = {number: rest for number, *rest in found}
-    return [_place(group, wanted[row.number], *shared[row.number]) for row in rows]
-
-
-def _place(
-    group: Group,
-    price: NewPrice,
-    ready_at: float,
-    finish_by: float | None,
-    due_at: float | None,
-    in_order: int | None,
-) -> Place:
-    return place(
-        ready_at,
-        predicted=price.predicted,
-        predicted_high=price.predicted_high,
-        finish_by=finish_by,
-        batch=None if due_at is None else InBatch(due_at, bool(in_order)),
-        by_prediction=group.policy.by_prediction,
-    )
+    by_prediction = group.policy.by_prediction
+    return [
+        wanted[row.number].place(*shared[row.number], by_prediction=by_prediction) for row in rows
+    ]
 
 
 def _move(group: Group, row: FullRow, price: NewPrice, at: Place) -> None:
