@@ -3,10 +3,15 @@
 import pytest
 
 from task_server.errors import Conflict
+from task_server.store.records.orders import OrderSpec
 from task_server.store.records.packages import Package
+from task_server.store.records.retention import Keep
 from tests.store.world import World
 
 DAY = 86400.0
+KEEP = Keep(1.0, 1.0, 1.0)
+TEXT = "python 3.11\ngreet"
+NEW = "b" * 64
 
 
 def package(world: World, name: str = "greet", version: str = "1.0", **other: object) -> Package:
@@ -96,3 +101,58 @@ async def test_a_refreshed_lock_is_the_last_one(world: World) -> None:
     assert await world.store.refreshed() == {"python 3.11\ngreet": "b" * 64}
     assert await world.store.environment("a" * 64) is not None
     assert await world.store.refresh_mark() != before
+
+
+async def refresh(world: World) -> None:
+    now = world.clock.now
+    await world.store.refresh(TEXT, environment=NEW, python="3.11", lock="# new", now=now)
+
+
+async def tidy(world: World) -> None:
+    while await world.store.remove_leftovers(KEEP, now=world.clock.now):
+        pass
+
+
+async def test_a_refreshed_lock_that_nobody_needs_goes_in_its_time(world: World) -> None:
+    await refresh(world)
+    world.clock.advance(DAY - 1)
+    await tidy(world)
+    assert await world.store.refreshed() == {TEXT: NEW}
+    before = await world.store.refresh_mark()
+    world.clock.advance(1)
+
+    await tidy(world)
+
+    assert await world.store.refreshed() == {}
+    assert await world.store.refresh_mark() != before
+    assert await world.store.environment(NEW) is not None, "a task may be replayed with it"
+
+
+@pytest.mark.parametrize("request_text", [TEXT, f"lock {NEW}"], ids=["an older lock", "tasks"])
+async def test_a_refreshed_lock_stays_as_long_as_its_request_has(
+    world: World, request_text: str
+) -> None:
+    await refresh(world)
+    await world.store.ask_for_lock(request_text, python="3.11", environment=None)
+    world.clock.advance(DAY)
+    await tidy(world)
+    assert await world.store.refreshed() == {TEXT: NEW}
+    while await world.store.forget_unused(keep_seconds=0.0):
+        pass
+
+    await tidy(world)
+
+    assert await world.store.refreshed() == {}
+
+
+async def test_a_refreshed_lock_stays_as_long_as_it_is_ordered(world: World) -> None:
+    await refresh(world)
+    await world.store.order(OrderSpec(request=TEXT, until=world.clock.now + 2 * DAY), now=0.0)
+    world.clock.advance(DAY)
+    await tidy(world)
+    assert await world.store.refreshed() == {TEXT: NEW}
+    world.clock.advance(DAY)
+
+    await tidy(world)
+
+    assert await world.store.refreshed() == {}

@@ -73,6 +73,7 @@ class Keeping:
                 + await leftovers.remove_tombstones(rows, keep, now=now)
                 + await leftovers.remove_sessions(rows, keep, now=now)
                 + await leftovers.remove_workers(rows, keep, now=now)
+                + await leftovers.remove_refreshes(rows, keep, now=now)
                 + await orders.forget(rows, now=now)
             )
 

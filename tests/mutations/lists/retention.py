@@ -6,6 +6,7 @@ RETENTION = "tests/store/test_retention.py -k 'not postgres'"
 AFTER = "tests/store/test_after.py tests/store/sqlite/test_dependencies.py -k 'not postgres'"
 BLOBS = "tests/store/test_blob_uses.py -k 'not postgres'"
 HISTORY = "tests/store/test_history.py tests/store/test_retention.py -k 'not postgres'"
+REFRESHED = "tests/store/test_packages.py -k 'refreshed and not postgres'"
 FORGET = "tests/store/sqlite/test_forget.py"
 SERVER = "tests/server/test_retention.py"
 BUDGET = "tests/server/test_budget.py"
@@ -19,6 +20,10 @@ def _record(name: str, text: str, without: str = "") -> Guard:
 
 def _leftover(name: str, text: str, without: str = "") -> Guard:
     return Guard("store/records/leftovers.py", name, text, without, RETENTION)
+
+
+def _refreshed(name: str, text: str, without: str = "") -> Guard:
+    return Guard("store/records/leftovers.py", name, text, without, REFRESHED)
 
 
 def _blob(name: str, text: str, without: str = "") -> Guard:
@@ -132,6 +137,25 @@ GUARDS = [
         "a batch that was filled meanwhile goes",
         "DELETE FROM batches WHERE purged >= total AND batch",
         "DELETE FROM batches WHERE batch",
+    ),
+    _refreshed(
+        "a refreshed lock goes before its time",
+        " WHERE f.refreshed_at <= ?",
+        " WHERE ? IS NOT NULL",
+    ),
+    _refreshed(
+        "a refreshed lock goes though it is ordered",
+        " AND f.request NOT IN (SELECT request FROM environment_orders)",
+    ),
+    _refreshed(
+        "tasks go back to the lock from before a refresh",
+        "r.text IN (f.request, ",
+        "r.text IN ('', ",
+    ),
+    _refreshed(
+        "a refreshed lock goes before its tasks",
+        "'lock ' || f.environment)",
+        "'no ' || f.environment)",
     ),
     _leftover(
         "a key goes before its task",

@@ -1,4 +1,4 @@
-"""What is left when tasks are gone: batches, keys of requests, tombstones, sessions, workers."""
+"""What is left when tasks are gone: batches, keys, tombstones, sessions, workers, locks."""
 
 from __future__ import annotations
 
@@ -85,3 +85,20 @@ async def remove_workers(rows: Rows, keep: Keep, *, now: float) -> int:
         now - DAY,
     )
     return removed
+
+
+async def remove_refreshes(rows: Rows, keep: Keep, *, now: float) -> int:
+    """Remove refreshed locks that no task and no order has, of requests that nobody makes.
+
+    As long as the request itself is known it has an older lock: without the newer one, new tasks
+    would go back to that.
+    """
+    return await rows.execute(
+        "DELETE FROM refreshes WHERE request IN (SELECT f.request FROM refreshes f"
+        " WHERE f.refreshed_at <= ?"
+        " AND f.request NOT IN (SELECT request FROM environment_orders)"
+        " AND NOT EXISTS (SELECT 1 FROM environment_requests r"
+        " WHERE r.text IN (f.request, 'lock ' || f.environment)) LIMIT ?)",
+        now - keep.longest,
+        PIECE,
+    )
