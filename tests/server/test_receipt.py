@@ -11,7 +11,11 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from task_server.server.http import Message, Receive, Scope, Send
-from task_server.server.receipt import MAXIMUM_HEADER_BYTES, PunctualProtocol
+from task_server.server.receipt import (
+    MAXIMUM_HEADER_BYTES,
+    MAXIMUM_TARGET_BYTES,
+    PunctualProtocol,
+)
 
 WAIT_SECONDS = 10.0
 HEAD = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
@@ -191,3 +195,47 @@ async def test_headers_without_end_are_refused(place: Place) -> None:
 
     assert (await reply).startswith(b"HTTP/1.1 431 ")
     assert place.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status"),
+    [
+        (b"GET /x HTTP/1.1", b"Cookie: a=" + b"y" * 60_000, b"431"),
+        (b"GET /x HTTP/1.1", b"x: " + b"y" * 100_000, b"431"),
+        (b"GET /x HTTP/1.1", b"\r\n".join(b"x%d: y" % each for each in range(20_000)), b"431"),
+        (b"GET /" + b"x" * 20_000 + b" HTTP/1.1", b"x: y", b"414"),
+        (b"GET /" + b"x" * 200_000 + b" HTTP/1.1", b"x: y", b"414"),
+        (b"GET /x?" + b"y" * 50_000 + b" HTTP/1.1", b"x: y", b"414"),
+        (b"GET /x", b"x: y", b"400"),
+        (b"GET /x HTTP/0.9", b"x: y", b"400"),
+        (b"GET /x HTTP/2.0", b"x: y", b"400"),
+        (b"GET /x HTTP/1.1", b"no colon", b"400"),
+    ],
+    ids=[
+        *("a cookie", "a header", "many headers", "a path", "a longer path", "a query"),
+        *("no version", "an old version", "a new version", "no colon"),
+    ],
+)
+async def test_heads_that_are_not_taken(
+    place: Place, request_line: bytes, headers: bytes, status: bytes
+) -> None:
+    reader, writer = await place.connect()
+
+    writer.write(request_line + b"\r\nHost: localhost\r\n" + headers + b"\r\n\r\n")
+    reply = await rest(reader)
+
+    assert reply.startswith(b"HTTP/1.1 " + status + b" ")
+    assert reply.count(b"HTTP/1.1 ") == 1
+    assert place.bodies == []
+
+
+async def test_heads_up_to_the_limits_are_taken_many_at_once_too(place: Place) -> None:
+    reader, writer = await place.connect()
+    target = b"/" + b"x" * (MAXIMUM_TARGET_BYTES - 1)
+    cookie = b"Cookie: " + b"y" * (MAXIMUM_HEADER_BYTES - 100)
+    head = b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n" + cookie + b"\r\n\r\n"
+
+    writer.write(head * 5)
+
+    for _ in range(5):
+        assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")

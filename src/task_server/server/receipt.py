@@ -1,14 +1,22 @@
-"""How long a request may take to arrive: ASGI servers wait for ever, and slow clients are many."""
+"""How a request may arrive: ASGI servers wait for ever and take heads of any size and version."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-MAXIMUM_HEADER_BYTES = 1 << 16
-"""Headers that are not complete by then are not read further."""
+MAXIMUM_HEADER_BYTES = 1 << 15
+"""Of all headers of a request together."""
+MAXIMUM_TARGET_BYTES = 1 << 13
+"""Of its path and query."""
+VERSIONS = ("1.1", "1.0")
+
+
+class _Refused(Exception):
+    """A head that is not taken: status and reason."""
 
 
 class PunctualProtocol(HttpToolsProtocol):
@@ -26,7 +34,9 @@ class PunctualProtocol(HttpToolsProtocol):
     _since = 0.0
     """When the phase began."""
     _received = 0
-    """Bytes since then."""
+    """Bytes since then, in pieces that came later."""
+    _piece_bytes = 0
+    """Of the piece that is being read."""
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -44,6 +54,7 @@ class PunctualProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """As asyncio has it."""
         self._received += len(data)
+        self._piece_bytes = len(data)
         super().data_received(data)
         if self._phase == "idle" and self._has_replied():
             self._begin("due")  # bytes that belong to no request
@@ -58,6 +69,7 @@ class PunctualProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Its headers are there."""
+        self._check_head()
         super().on_headers_complete()
         self._begin("body")
 
@@ -65,6 +77,23 @@ class PunctualProtocol(HttpToolsProtocol):
         """All of it is there."""
         super().on_message_complete()
         self._phase = "idle"
+
+    def _check_head(self) -> None:
+        if self.parser.get_http_version() not in VERSIONS:
+            raise _Refused(b"400 Bad Request", b"this server speaks HTTP/1.1")
+        if len(self.url) > MAXIMUM_TARGET_BYTES:
+            raise _Refused(b"414 URI Too Long", b"the path and query are too long")
+        if self._received + self._piece_bytes <= MAXIMUM_HEADER_BYTES:
+            return  # all that came is no more than that: no need to count
+        if sum(len(name) + len(value) for name, value in self.headers) > MAXIMUM_HEADER_BYTES:
+            raise _Refused(b"431 Request Header Fields Too Large", b"the headers are too large")
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn does where its parser, or a call from there, raises."""
+        error = sys.exception()
+        cause = None if error is None else error.__context__
+        refused = cause.args if isinstance(cause, _Refused) else (b"400 Bad Request", msg.encode())
+        self._end(*refused)
 
     def _begin(self, phase: Literal["due", "headers", "body"]) -> None:
         self._phase = phase
@@ -102,10 +131,14 @@ class PunctualProtocol(HttpToolsProtocol):
         in_headers = self._phase == "headers" and self._has_replied()
         in_body = self._phase == "body" and not self.cycle.response_started
         if in_headers or in_body:
-            self.transport.write(
-                b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\n"
-                b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(why), why)
-            )
+            self._end(status, why)
+        self.transport.close()
+
+    def _end(self, status: bytes, why: bytes) -> None:
+        self.transport.write(
+            b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(why), why)
+        )
         self.transport.close()
 
     def _has_replied(self) -> bool:

@@ -36,6 +36,27 @@ GUARDS = [
     ),
     Guard(
         "server/receipt.py",
+        "headers that come in one piece may have any size",
+        "sum(len(name) + len(value) for name, value in self.headers) > MAXIMUM_HEADER_BYTES:",
+        "False:",
+        RECEIPT,
+    ),
+    Guard(
+        "server/receipt.py",
+        "many requests in one piece pass for one with large headers",
+        "sum(len(name) + len(value) for name, value in self.headers) > MAXIMUM_HEADER_BYTES:",
+        "True:",
+        RECEIPT,
+    ),
+    Guard(
+        "server/receipt.py",
+        "requests without a version are answered",
+        "        if self.parser.get_http_version() not in VERSIONS:",
+        "        if False:",
+        RECEIPT,
+    ),
+    Guard(
+        "server/receipt.py",
         "headers may grow without end",
         '        if self._phase == "headers" and self._received > MAXIMUM_HEADER_BYTES:',
         "        if False:",
