@@ -685,6 +685,15 @@ async def test_usage_tells_processor_time_and_peak_memory(bench: Bench) -> None:
     assert 0.01 < much.usage.cpu_seconds < 10
 
 
+async def test_a_call_does_not_have_the_peak_of_one_before_it(bench: Bench) -> None:
+    runner = bench.start()
+
+    much, little = await bench.run(runner, [call(burn), named("len", [])])
+
+    assert much.usage and little.usage
+    assert little.usage.peak_bytes < much.usage.peak_bytes - (100 << 20)
+
+
 async def test_a_function_by_value_that_cannot_be_read_is_an_import_failure(bench: Bench) -> None:
     outcome = await bench.one(Call(lease="l", pickled=b"cno_such_module\nname\n."))
 

@@ -270,17 +270,18 @@ class Kernel:
         self.call("mount", *texts, flags, options.encode() or None)
 
 
-def enter_sandbox(plan: dict[str, Any], link: Link) -> None:
-    """Give up what functions must not have."""
+def enter_sandbox(plan: dict[str, Any], link: Link) -> int:
+    """Give up what functions must not have; gives what `Meter` takes, opened while that can be."""
     if "oom_score" in plan:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write(str(plan["oom_score"]))
     set_limits(plan.get("limits") or {})
     if not plan.get("is_confined"):
-        return
+        return open_peak()
     kernel = Kernel()
     if plan.get("namespace"):
         enter_namespaces(kernel, plan["namespace"], link)
+    peak = open_peak()
     if plan.get("uid"):
         os.setgroups([])
         os.setresgid(plan["gid"], plan["gid"], plan["gid"])
@@ -292,6 +293,15 @@ def enter_sandbox(plan: dict[str, Any], link: Link) -> None:
         restrict_files(kernel, plan["landlock"])
     if plan.get("seccomp"):
         restrict_calls(kernel, plan["seccomp"])
+    return peak
+
+
+def open_peak() -> int:
+    """Where this process lets its peak of memory begin anew, -1 where the system has no such."""
+    try:
+        return private(os.open("/proc/self/clear_refs", os.O_WRONLY))
+    except OSError:
+        return -1
 
 
 def set_limits(limits: dict[str, int]) -> None:
@@ -1300,9 +1310,10 @@ def peak_bytes() -> int:
 
 
 class Meter:
-    """What a call uses."""
+    """What a call uses. `peak`: see `open_peak`; -1: a call has the peak of those before, too."""
 
-    def __init__(self) -> None:
+    def __init__(self, peak: int = -1) -> None:
+        self.restart = peak
         self.unit = 1 if sys.platform == "darwin" else 1024
         # A new program begins with the peak of the one that started it: until it has more itself,
         # the figure is the agent's, and our own must be asked for.
@@ -1310,6 +1321,14 @@ class Meter:
         self.own = peak_bytes()
         self.asked_at = _perf_counter()
         self.children = self._children()
+
+    def begin(self) -> None:
+        """A call begins: what those before it held at their peak is not its."""
+        if self.restart >= 0:
+            try:
+                _write(self.restart, b"5")
+            except OSError:
+                self.restart = -1
 
     def _peak(self) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * self.unit if resource else 0
@@ -1321,7 +1340,7 @@ class Meter:
         return used.ru_utime + used.ru_stime
 
     def peak(self) -> int:
-        """The most memory held so far, in bytes."""
+        """The most memory held since the call began, in bytes."""
         peak = self._peak()
         if peak > self.inherited:
             return peak
@@ -1339,11 +1358,13 @@ class Meter:
 class Runner:
     """Runs calls, one after the other, until the agent leaves."""
 
-    def __init__(self, link: Link, surroundings: Surroundings, setup: dict[str, Any]) -> None:
+    def __init__(
+        self, link: Link, surroundings: Surroundings, meter: Meter, setup: dict[str, Any]
+    ) -> None:
         self.link = link
         self.surroundings = surroundings
+        self.meter = meter
         self.cloudpickle: str | None = setup.get("cloudpickle")
-        self.meter = Meter()
         self.callees: dict[object, Callee] = {}
 
     def run(self) -> None:
@@ -1362,6 +1383,7 @@ class Runner:
     def serve(self, header: dict[str, Any], payload: bytes) -> bool:
         """Run one call and send its answer; whether processes of it are left."""
         log_start = self.surroundings.log_size()
+        self.meter.begin()
         cpu = _process_time()
         times = [0.0, 0.0]
         callee, body, parts = self.outcome(header, payload, times)
@@ -1455,7 +1477,7 @@ def main() -> NoReturn:
     sys.argv = [""]
     sys.dont_write_bytecode = True  # environments stay as they were built
     plan = setup.get("sandbox") or {}
-    enter_sandbox(plan, link)
+    peak = enter_sandbox(plan, link)
     link.own()
     # Once more: it is another process now, or another user's, for whom the first is void.
     flush_c = die_with(0 if plan.get("namespace") else parent)
@@ -1465,7 +1487,7 @@ def main() -> NoReturn:
     surroundings.main = hide_main()
     link.send(b"[%d]" % setup["nonce"], [])
     try:
-        Runner(link, surroundings, setup).run()
+        Runner(link, surroundings, Meter(peak), setup).run()
     except (EOFError, OSError) as error:  # the agent left, or a function closed our sockets
         os.write(surroundings.log, f"connection to the worker lost: {error!r}\n".encode())
         os._exit(1)

@@ -80,6 +80,15 @@ async def test_a_function_that_takes_too_much_memory_fails_and_tells_its_peak(
     assert other.is_open and (await bench.one(call(len, "abc"), runner=other)).answer == b"3"
 
 
+async def test_a_call_does_not_have_the_peak_of_one_before_it(bench: Bench) -> None:
+    runner = bench.start()
+
+    much, little = await bench.run(runner, [call(bytearray, 200 << 20), call(len, "abc")])
+
+    assert much.usage and little.usage
+    assert little.usage.peak_bytes < much.usage.peak_bytes - (100 << 20)
+
+
 async def test_memory_that_a_function_did_not_get_is_a_failure_of_the_same_kind(
     bench: Bench,
 ) -> None:
