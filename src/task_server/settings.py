@@ -136,6 +136,13 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
             "on: fast workers first, and those that have the environment; off: whoever asks first"
         ),
     ] = "on"
+    reserve_memory: Annotated[
+        Literal["on", "off"],
+        _described(
+            "on: the memory that a function's calls took is kept free for the next ones, and more"
+            " for one that ran out of it; off: only what tasks require"
+        ),
+    ] = "on"
     allowed_packages: Annotated[
         str | None,
         _described(

@@ -78,12 +78,14 @@ def test_what_was_kept_is_restored(seconds: list[float]) -> None:
         before.histogram.to_bytes(),
         before.accuracy.to_bytes(),
         before.pace.to_bytes(),
+        before.peaks.to_bytes(),
     )
 
     assert after.price() == before.price()
     assert after.is_short is before.is_short
     assert after.accuracy.to_bytes() == before.accuracy.to_bytes()
     assert after.pace.to_bytes() == before.pace.to_bytes()
+    assert after.peaks.to_bytes() == before.peaks.to_bytes()
 
 
 @pytest.mark.parametrize("seconds,model", [(None, "guess"), (3.0, "owner")])

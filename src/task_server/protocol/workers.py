@@ -142,6 +142,8 @@ class Limits(Struct, frozen=True, omit_defaults=True):
     log_bytes: int | None = None
     network: str | None = None
     gpus: int | None = None
+    reserved: int | None = None
+    """Bytes that are kept free for it: it may take so many, should its slot's share be less."""
 
 
 class FunctionReference(Struct):

@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heapreplace
 from typing import Generic
 
 from task_server.scheduling.lanes import C, Candidate, Key, Lane
-from task_server.scheduling.requires import Free, Requires
+from task_server.scheduling.requires import NOTHING, Free, Requires
 from task_server.scheduling.shares import Shares
 
 PREFETCH_SECONDS = 0.050
@@ -78,7 +78,7 @@ class Room(Generic[C]):
     def has(self, requires: Requires, *, ever: bool = False) -> bool:
         """True when it has that free now, or `ever`."""
         if self.free is None:
-            return False
+            return self.is_plain and requires.stated == NOTHING
         if ever:
             return self.free.could(requires)
         slots = self.slots - self.long - self.short if requires.takes else self.slots

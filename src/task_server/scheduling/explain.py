@@ -140,7 +140,7 @@ def _lack_now(requires: Requires, host: Host, held: Iterable[Held]) -> Lack | No
     slots = free.slots - sum(free.take(each.requires or NOTHING) for each in held)
     if slots <= 0:
         return "free_slot"
-    if requires.memory > free.memory:
+    if free.memory_for(requires) > free.memory:
         return "free_memory"
     if requires.gpu > free.gpu:
         return "free_gpu"

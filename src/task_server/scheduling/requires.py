@@ -23,6 +23,8 @@ class Requires(Struct, frozen=True, omit_defaults=True):
     gpu: int = 0
     labels: tuple[tuple[str, str], ...] = ()
     """Names and values that the worker's labels have to have, by name."""
+    reserved: int = 0
+    """Bytes that are kept free for it by what is known of its function; nothing it has stated."""
 
     @property
     def text(self) -> str:
@@ -32,7 +34,12 @@ class Requires(Struct, frozen=True, omit_defaults=True):
     @property
     def takes(self) -> bool:
         """Whether a task takes something that others then cannot have."""
-        return bool(self.cpu or self.memory or self.gpu)
+        return bool(self.cpu or self.memory or self.gpu or self.reserved)
+
+    @property
+    def stated(self) -> Requires:
+        """What its user has said."""
+        return Requires(self.cpu, self.memory, self.gpu, self.labels)
 
 
 NOTHING = Requires()
@@ -85,13 +92,17 @@ class Free:
 
     def has(self, requires: Requires, *, slots: int) -> bool:
         """Whether that is free now, where so many slots are."""
-        if requires.memory and requires.memory > self.memory:
+        if self.memory_for(requires) > max(self.memory, 0):
             return False
         if requires.gpu and requires.gpu > self.gpu:
             return False
         if not self.has_cpu(requires) or not self.has_labels(requires):
             return False
         return self.slots_for(requires) <= slots
+
+    def memory_for(self, requires: Requires) -> int:
+        """Bytes that a task takes here. A mere prediction never keeps it from a whole worker."""
+        return requires.memory or min(requires.reserved, self.all_memory)
 
     def has_cpu(self, requires: Requires) -> bool:
         """Whether there are so many cores, free or not."""
@@ -110,6 +121,6 @@ class Free:
 
     def take(self, requires: Requires) -> int:
         """Count what a task takes; gives the number of slots."""
-        self.memory -= requires.memory
+        self.memory -= self.memory_for(requires)
         self.gpu -= requires.gpu
         return self.slots_for(requires)

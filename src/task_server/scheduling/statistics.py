@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from task_server.scheduling.accuracy import Accuracy, Call
 from task_server.scheduling.histogram import Histogram
+from task_server.scheduling.memory import Peaks, needed_after
 from task_server.scheduling.pace import Pace
 
 SHORT_SECONDS = 0.025
@@ -71,6 +72,7 @@ class Statistics:
         "pace",
         "paces",
         "peak_bytes",
+        "peaks",
         "queue_seconds",
         "run_seconds",
         "square_seconds",
@@ -89,6 +91,7 @@ class Statistics:
         self.import_seconds = 0.0
         self.cpu_seconds = 0.0
         self.peak_bytes = 0
+        self.peaks = Peaks()
         self.histogram = Histogram()
         self.accuracy = Accuracy()
         self._judged_next: list[Call] = []
@@ -113,13 +116,14 @@ class Statistics:
         histogram: bytes,
         accuracy: bytes,
         pace: bytes,
+        peaks: bytes,
     ) -> None:
         """Take what was kept."""
         self.calls, self.failures, self.first_seconds = calls, failures, first_seconds
         self.run_seconds, self.queue_seconds = run_seconds, queue_seconds
         self.install_seconds, self.import_seconds = install_seconds, import_seconds
         self.cpu_seconds, self.peak_bytes = cpu_seconds, peak_bytes
-        self.histogram = Histogram(histogram)
+        self.histogram, self.peaks = Histogram(histogram), Peaks(peaks)
         self.accuracy, self.pace = Accuracy(accuracy), Pace(pace)
         self.accuracies, self.paces = [self.accuracy], [self.pace]
         self.square_seconds = self.histogram.square_seconds()
@@ -131,6 +135,7 @@ class Statistics:
         for name in self.__slots__:
             setattr(copied, name, getattr(self, name))
         copied.histogram = self.histogram.copy()
+        copied.peaks = Peaks(self.peaks.to_bytes())
         copied.accuracy = Accuracy(self.accuracy.to_bytes())
         copied.pace = Pace(self.pace.to_bytes())
         copied._judged_next = []
@@ -145,6 +150,7 @@ class Statistics:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.peak_bytes = max(self.peak_bytes, other.peak_bytes)
         self.histogram.include(other.histogram)
+        self.peaks.include(other.peaks)
         self.accuracies.append(other.accuracy)
         self.paces.append(other.pace)
         self._price = None
@@ -172,7 +178,13 @@ class Statistics:
         self.run_seconds += sum(seconds)
         self.square_seconds += sum(each * each for each in seconds)
         self._add_used(runs)
+        if not self.is_short:  # nothing is kept free for those, and there may be thousands
+            self.peaks.add_all([run[5] for run in runs])
         self._price = None
+
+    def count_out_of_memory(self, peak_bytes: int) -> None:
+        """Count a call that was ended for want of memory, besides its failure."""
+        self.peaks.add_all([needed_after(peak_bytes)])
 
     def count_failures(self, runs: Sequence[Run]) -> None:
         """Count failures, one at least."""

@@ -40,3 +40,5 @@ class Ahead(Struct):
     until: float
     work: Sum
     slots: int
+    slot_bytes: int = 0
+    """Memory that each slot has for itself, on the worker with the least; 0: no worker says."""

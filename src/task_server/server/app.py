@@ -105,7 +105,9 @@ async def running(
         clock=clock,
         lease_seconds=settings.lease_seconds,
         policy=Policy(
-            by_prediction=settings.order == "predicted", by_placement=settings.placement == "on"
+            by_prediction=settings.order == "predicted",
+            by_placement=settings.placement == "on",
+            reserves_memory=settings.reserve_memory == "on",
         ),
         on_broken=on_broken,
         on_time=clock.agree,

@@ -7,8 +7,11 @@ from hashlib import blake2b
 import msgspec
 
 from task_server.protocol.tasks import Error
+from task_server.scheduling.memory import after_running_out
+from task_server.scheduling.requires import requires_of
 from task_server.scheduling.statistics import Run
 from task_server.store.attempts import AttemptReport, Used
+from task_server.store.kinds import KindSpec
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Change
 
@@ -52,6 +55,18 @@ def plausible(used: Used) -> Used:
         and 0 <= used.peak_bytes < 2**60
     )
     return used if is_plausible else Used(resolved=used.resolved, worker=used.worker)
+
+
+def ran_out_of_memory(report: AttemptReport) -> bool:
+    """Whether it was ended for want of memory."""
+    return report.outcome == "failed" and report.error_kind == "out_of_memory"
+
+
+def roomier(spec: KindSpec, report: AttemptReport) -> KindSpec:
+    """The spec of a task for its next attempt, after one that ran out of memory."""
+    peak_bytes = report.used.peak_bytes if report.used is not None else 0
+    requires = after_running_out(requires_of(spec.requires), peak_bytes)
+    return msgspec.structs.replace(spec, requires=requires.text if requires else "")
 
 
 def run_of(used: Used, *, queue_seconds: float, predicted: float, high: float) -> Run:

@@ -24,6 +24,8 @@ class Policy(Struct, frozen=True):
     """Short work first, with ageing (scheduling/order.py); else as it became ready."""
     by_placement: bool = True
     """Fast workers and warm environments first (scheduling/placement.py)."""
+    reserves_memory: bool = True
+    """Keep free what calls took before, and more for one that ran out (scheduling/memory.py)."""
 
 
 class Row(Struct):

@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from task_server.protocol.workers import Limits
 from task_server.worker.attempts import Attempt, RunnerKey
 from task_server.worker.calls import Call, Outcome
@@ -135,7 +137,7 @@ class Slots:
         counts: dict[int, int],
         stuck: Collection[Slot],
     ) -> Slot | None:
-        key = attempt.runner_key
+        key = self._key(attempt)
         free = [slot for slot in self._slots if not counts[id(slot)]]
         for slot in free:
             if slot.key == key and slot.runner is not None and slot.runner.is_open:
@@ -144,7 +146,7 @@ class Slots:
         if free and not self._has_devices(key, working):
             return None
         if free:
-            if key.limits is not None and key.limits.memory:
+            if key.limits is not None and (key.limits.memory or key.limits.reserved):
                 self._make_room(key, working)
             slot = next((each for each in free if each.runner is None), free[0])
             self._refit(slot, key, environment)
@@ -158,6 +160,12 @@ class Slots:
             and slot not in stuck
         ]
         return min(same, key=lambda slot: counts[id(slot)]) if same else None
+
+    def _key(self, attempt: Attempt) -> RunnerKey:
+        key = attempt.runner_key
+        if key.limits is None or self._sandbox is None:
+            return key
+        return replace(key, limits=self._sandbox.told_apart(key.limits))
 
     def _refit(self, slot: Slot, key: RunnerKey, environment: Environment) -> None:
         """Give a free slot a runner for `key`; its warm one is kept beside if there is room."""

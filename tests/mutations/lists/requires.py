@@ -27,8 +27,8 @@ GUARDS = [
     Guard(
         "scheduling/deal.py",
         "a plain worker gets what requires something",
-        "        if self.free is None:\n            return False\n",
-        "        if self.free is None:\n            return True\n",
+        "return self.is_plain and requires.stated == NOTHING",
+        "return True",
         _PURE,
     ),
     Guard(
@@ -48,9 +48,30 @@ GUARDS = [
     Guard(
         "scheduling/requires.py",
         "memory is promised twice",
-        "if requires.memory and requires.memory > self.memory:",
+        "if self.memory_for(requires) > max(self.memory, 0):",
         "if False:",
         _PURE,
+    ),
+    Guard(
+        "scheduling/requires.py",
+        "a prediction keeps a task from every worker",
+        "min(requires.reserved, self.all_memory)",
+        "requires.reserved",
+        "tests/scheduling/test_memory.py",
+    ),
+    Guard(
+        "scheduling/memory.py",
+        "what states its memory gets another",
+        "if stated.memory or not size:",
+        "if not size:",
+        "tests/scheduling/test_memory.py",
+    ),
+    Guard(
+        "worker/sandbox/limits.py",
+        "a prediction lifts a bound that somebody set",
+        "return asked.reserved or 0 if self.is_share else 0",
+        "return asked.reserved or 0",
+        "tests/worker/sandbox/test_layers.py",
     ),
     Guard(
         "scheduling/requires.py",

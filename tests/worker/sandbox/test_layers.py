@@ -64,6 +64,25 @@ def test_no_task_has_more_memory_than_the_machine_or_less_than_a_start_takes() -
     assert usual.at_most(Limits(), memory_bytes=8 << 30) == usual
 
 
+def test_what_is_kept_free_for_a_task_lifts_a_slots_share_and_no_bound() -> None:
+    share = RunnerLimits(memory_bytes=1 << 30)
+    bound = RunnerLimits(memory_bytes=1 << 30, is_share=False)
+    less, more = Limits(reserved=1 << 29), Limits(reserved=4 << 30)
+
+    assert share.at_most(more, memory_bytes=8 << 30).memory_bytes == 4 << 30
+    assert share.at_most(less, memory_bytes=8 << 30).memory_bytes == 1 << 30
+    assert bound.at_most(more, memory_bytes=8 << 30).memory_bytes == 1 << 30
+
+
+def test_runners_are_told_apart_by_what_is_kept_free_only_where_it_is_more_than_they_have() -> None:
+    usual = RunnerLimits(memory_bytes=1 << 30)
+
+    assert usual.told_apart(Limits(reserved=1 << 29)) is None
+    assert usual.told_apart(Limits(cpu=2.0, reserved=1 << 29)) == Limits(cpu=2.0)
+    assert usual.told_apart(Limits(reserved=4 << 30)) == Limits(reserved=4 << 30)
+    assert usual.told_apart(None) is None
+
+
 def test_drivers_of_gpus_may_take_address_space_without_end() -> None:
     limits = RunnerLimits(memory_bytes=1 << 30, has_gpus=True)
 

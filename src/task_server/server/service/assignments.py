@@ -75,5 +75,10 @@ def _head(state: State, kind: Kind) -> bytes:
 
 def _limits(required: Requires) -> dict[str, float]:
     """What a task requires it may use, and no more."""
-    said = {"memory": required.memory, "cpu": required.cpu, "gpus": required.gpu}
+    said = {
+        "memory": required.memory,
+        "cpu": required.cpu,
+        "gpus": required.gpu,
+        "reserved": required.reserved,
+    }
     return {name: value for name, value in said.items() if value}

@@ -96,7 +96,11 @@ async def live_sessions(state: State) -> list[LiveSession]:
 
 async def slots(state: State) -> int:
     """How many tasks can run at once."""
-    return sum(session.facts.slots for session in await live_sessions(state))
+    return _slots_of(await live_sessions(state))
+
+
+def _slots_of(sessions: Iterable[LiveSession]) -> int:
+    return sum(session.facts.slots for session in sessions)
 
 
 def pile_of(state: State, kind: Kind, count: float) -> Pile:
@@ -130,7 +134,16 @@ async def ahead(state: State) -> Ahead:
 async def look_ahead(state: State) -> Ahead:
     """The same, as of now."""
     piles = await open_piles(state, None)
-    return Ahead(state.clock() + AHEAD_SECONDS, sum_of(piles), await slots(state))
+    sessions = await live_sessions(state)
+    shares = [
+        each.facts.memory // max(each.facts.slots, 1) for each in sessions if each.facts.memory
+    ]
+    return Ahead(
+        state.clock() + AHEAD_SECONDS,
+        sum_of(piles),
+        _slots_of(sessions),
+        min(shares, default=0),
+    )
 
 
 def eta(work: Sum, number: int, *, longest: float) -> Quantiles | None:

@@ -78,9 +78,18 @@ def _running(state: State, view: TaskView, row: TaskRow) -> Explanation:
     }
     message = messages.get(view.phase or "", f"{held}{attempt}")
     summary = f"{message}; expected to take another {wording.span(left.low, left.high)}"
-    made = _made(view, summary, [Reason(view.phase or "running", message)])
+    reasons = [Reason(view.phase or "running", message), *_kept_free(row.spec)]
+    made = _made(view, summary, reasons)
     made.worker, made.expected_seconds = view.worker, left
     return made
+
+
+def _kept_free(spec: KindSpec) -> list[Reason]:
+    """What is kept free for it, though it states no memory."""
+    requires = requires_of(spec.requires)
+    if requires is None or not requires.reserved:
+        return []
+    return [Reason("memory", wording.kept_free(requires.reserved))]
 
 
 def _left(state: State, spec: KindSpec, elapsed: float) -> Span:
@@ -140,6 +149,7 @@ async def _waiting(state: State, view: TaskView, row: TaskRow, place: Place) -> 
     ]
     first = Before(place.before, await _owners_before(state, spec.owner))
     reasons += _first(first) if found.fit else []
+    reasons += _kept_free(spec)
     build = state.store.awaited_build(row.environment, now=state.clock())
     if build is not None:
         reasons.append(Reason("warm", wording.warm(build)))

@@ -15,6 +15,7 @@ from task_server.server.service import estimate
 from task_server.server.service.payload_blobs import blobs_needed, some_at_once, store_large
 from task_server.server.service.pythons import check_python_is_somewhere
 from task_server.server.service.requests import MAXIMUM_ERRORS, Body, Read, Reader, check_id
+from task_server.server.service.reserve import with_reserved
 from task_server.server.state import State
 from task_server.store.kinds import KindSpec
 from task_server.store.submissions import (
@@ -100,8 +101,10 @@ async def prepare(
     stored = [StoredBlob(name, len(data)) for name, data in reader.blobs.items()]
     stored += await store_large(state, read.tasks)
     tasks = await _tasks(state, read.tasks)
-    prices = [estimate.price_of(state, spec) for spec in read.specs]
-    counts = [0] * len(read.specs)
+    before = await estimate.ahead(state)
+    specs = with_reserved(state, read.specs, slot_bytes=before.slot_bytes)
+    prices = [estimate.price_of(state, spec) for spec in specs]
+    counts = [0] * len(specs)
     for task in tasks:
         counts[task.spec] += 1
     batch = None
@@ -109,7 +112,7 @@ async def prepare(
         batch = batch_spec(read.batch or NewBatch(), state.clock(), is_open=False)
     submission = Submission(
         caller.owner,
-        read.specs,
+        specs,
         prices,
         tasks,
         batch=batch,
@@ -117,10 +120,10 @@ async def prepare(
         key=None if key is None else IdempotencyKey(key, _digest(sent or body)),
         stored=stored,
         began=began,
-        slots=(await estimate.ahead(state)).slots,
+        slots=before.slots,
     )
     state.budget.add(len(body))
-    told = await estimate.of_submit(state, read.specs, prices, counts)
+    told = await estimate.of_submit(state, specs, prices, counts)
     return Prepared(submission, told, read.is_single)
 
 

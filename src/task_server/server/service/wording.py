@@ -49,7 +49,7 @@ def lacking(lack: Lack, number: int, need: Need) -> str:
 
 def _have_not(lack: Lack, need: Need, *, is_one: bool) -> str:
     requires = need.requires
-    cores, memory = f"{requires.cpu:g} cores", size(requires.memory)
+    cores, memory = f"{requires.cpu:g} cores", size(requires.memory or requires.reserved)
     labels = ", ".join(f"{name}={value}" for name, value in requires.labels)
     gpus = count_of(requires.gpu, "GPU")
     has, reaches = ("has", "does") if is_one else ("have", "do")
@@ -76,11 +76,19 @@ def wanted(lacks: Mapping[Lack, int], need: Need) -> str:
     words: Mapping[Lack, str] = {
         "free_slot": "a free slot",
         "free_cpu": f"{requires.cpu:g} cores free",
-        "free_memory": f"{size(requires.memory)} free",
+        "free_memory": f"{size(requires.memory or requires.reserved)} free",
         "free_gpu": f"{count_of(requires.gpu, 'GPU')} free",
     }
     found = [(number, lack) for lack, number in lacks.items() if lack in words]
     return words[max(found)[1]] if found else "what it needs"
+
+
+def kept_free(count: int) -> str:
+    """Why so much memory is kept for a task that states none."""
+    return (
+        f"{size(count)} of memory are kept free for it, as 95 of 100 calls of its function took no"
+        " more, or as it ran out of less"
+    )
 
 
 def warm(build_seconds: float) -> str:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from task_server.store import transitions
 from task_server.store.attempts import AttemptReport, Ended, LeaseKey
-from task_server.store.kinds import Kind
+from task_server.store.kinds import Kind, KindSpec
 from task_server.store.outcomes import in_row, outcome_of
 from task_server.store.postgres.group import Again, Group
 from task_server.store.postgres.known import columns, know_kinds
@@ -163,6 +163,10 @@ UPDATE tasks t SET state = w.state, secret = NULL
   FROM unnest($1::bigint[], $2::int[], $3::int[]) AS w(number, attempt, state)
 -- Only the attempt that was read: a newer one is not this writer's.
  WHERE t.number = w.number AND t.state + 0 = 2 AND t.attempt = w.attempt"""
+_KINDS = """
+UPDATE tasks t SET kind = w.kind, lane = w.lane
+  FROM unnest($1::bigint[], $2::int[], $3::int[]) AS w(number, kind, lane)
+ WHERE t.number = w.number"""
 _EXTRAS = """
 INSERT INTO task_extras AS x
   (number, delayed_until, errors, crashes, undelivered, releases, unstarted)
@@ -191,6 +195,7 @@ class Changes:
         self._ends: list[tuple[FullRow, Change, AttemptReport | None]] = []
         self._waits: list[tuple[int, int, int]] = []
         self._extras: list[tuple[object, ...]] = []
+        self._kinds: list[tuple[int, int, int]] = []
 
     def end_attempt(
         self, row: FullRow, *, told: tuple[bool, bytes] | None = None, why: str = ""
@@ -232,6 +237,14 @@ class Changes:
                 until = self._group.now + change.wait_seconds
             self._extras.append((row.number, until, *counts))
 
+    def change_kind(self, row: FullRow, spec: KindSpec) -> None:
+        """A task that does not wait becomes one of another kind, if that was made before."""
+        kind = self._group.memory.kinds_by_spec.get(spec)
+        if kind is not None and kind.number != row.kind.number:
+            self._kinds.append((row.number, kind.number, kind.lane))
+            self._group.move(row.kind, kind)
+            row.kind = kind
+
     def _wait(self, row: FullRow, change: Change) -> None:
         """A running task is queued or delayed again."""
         self._waits.append((row.number, row.attempt, int(change.state)))
@@ -247,6 +260,7 @@ class Changes:
             (_PAST, self._past),
             (_TOLD, self._told),
             (_STOPS, self._stops),
+            (_KINDS, self._kinds),
         ):
             if rows:
                 await group.execute(sql, *columns(rows))

@@ -13,7 +13,14 @@ from task_server.scheduling.placement import INSTALL_SECONDS, LONG_SECONDS
 from task_server.scheduling.statistics import Run
 from task_server.store import transitions
 from task_server.store.attempts import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
-from task_server.store.outcomes import digest_of, in_row, plausible, run_of
+from task_server.store.outcomes import (
+    digest_of,
+    in_row,
+    plausible,
+    ran_out_of_memory,
+    roomier,
+    run_of,
+)
 from task_server.store.postgres.blobs import keep_reported, lacks_blob, missing_blobs
 from task_server.store.postgres.change import (
     Changes,
@@ -332,6 +339,10 @@ def _answer(
         high=row.predicted_high,
     )
     group.count_attempts(row.kind, [run], is_success=is_success)
+    if ran_out_of_memory(report):
+        group.count_out_of_memory(row.kind, report.used.peak_bytes)
+        if change.state is State.DELAYED and group.policy.reserves_memory:
+            changes.change_kind(row, roomier(row.kind.spec, report))
     if issued.holds:
         seconds = report.used.run_seconds
         group.settle(row.kind.spec.owner, predicted=row.predicted, seconds=seconds)

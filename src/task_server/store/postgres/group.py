@@ -23,7 +23,7 @@ from task_server.store.transitions import Policy
 
 _STATISTICS = (
     "calls, failures, first_seconds, run_seconds, queue_seconds, install_seconds, import_seconds,"
-    " cpu_seconds, peak_bytes, histogram, accuracy, pace"
+    " cpu_seconds, peak_bytes, histogram, accuracy, pace, peaks"
 )
 _COUNTS = f"""
 WITH batch AS (
@@ -42,12 +42,12 @@ load AS (
     queued = l.queued + excluded.queued, stored = l.stored + excluded.stored)
 INSERT INTO function_statistics (function, server, changed_at, {_STATISTICS})
 SELECT w.function, $1, $2, w.calls, w.failures, w.first, w.run, w.queue, w.install, w.import,
-       w.cpu, w.peak, w.histogram, w.accuracy, w.pace
+       w.cpu, w.peak, w.histogram, w.accuracy, w.pace, w.peaks
   FROM unnest($11::int[], $12::bigint[], $13::bigint[], $14::float8[], $15::float8[], $16::float8[],
               $17::float8[], $18::float8[], $19::float8[], $20::bigint[], $21::bytea[],
-              $22::bytea[], $23::bytea[])
+              $22::bytea[], $23::bytea[], $24::bytea[])
     AS w(function, calls, failures, first, run, queue, install, import, cpu, peak, histogram,
-         accuracy, pace)
+         accuracy, pace, peaks)
 ON CONFLICT (function, server) DO UPDATE SET changed_at = excluded.changed_at, {
     ", ".join(f"{name.strip()} = excluded.{name.strip()}" for name in _STATISTICS.split(","))
 }"""
@@ -166,14 +166,27 @@ class Group:
 
     def count_attempts(self, kind: Kind, runs: Sequence[Run], *, is_success: bool) -> None:
         """Count attempts that ended with answers or with failures, and judge their estimates."""
-        statistics = self.counted.get(kind.function)
-        if statistics is None:
-            statistics = self.counted[kind.function] = self.memory.own_copy(kind.function)
+        statistics = self._own(kind)
         if is_success:
             environment = self.memory.environment_of(kind)
             statistics.count_all(runs, environment=environment, at=self.now)
         else:
             statistics.count_failures(runs)
+
+    def _own(self, kind: Kind) -> Statistics:
+        statistics = self.counted.get(kind.function)
+        if statistics is None:
+            statistics = self.counted[kind.function] = self.memory.own_copy(kind.function)
+        return statistics
+
+    def count_out_of_memory(self, kind: Kind, peak_bytes: int) -> None:
+        """Count an attempt that was ended for want of memory, besides its failure."""
+        self._own(kind).count_out_of_memory(peak_bytes)
+
+    def move(self, old: Kind, new: Kind) -> None:
+        """A stored task that does not wait becomes one of another kind."""
+        self.stored[old.number] -= 1
+        self.stored[new.number] += 1
 
     def note_free(self, kind: int, session: int) -> None:
         """A task of that kind has left a session, which may be parked at another server.
@@ -223,7 +236,7 @@ class Group:
             values = (
                 *columns(batches, width=5),
                 *columns(loads, width=3),
-                *columns(self._statistics(), width=13),
+                *columns(self._statistics(), width=14),
             )
             await self.execute(_COUNTS, self.memory.server, self.now, *values)
 
@@ -245,6 +258,7 @@ class Group:
                 each.histogram.to_bytes(),
                 each.accuracy.to_bytes(),
                 each.pace.to_bytes(),
+                each.peaks.to_bytes(),
             )
             for each in self.counted.values()
         ]

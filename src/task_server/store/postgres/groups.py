@@ -34,6 +34,7 @@ from task_server.store.postgres.lease import deal_to_parked
 from task_server.store.postgres.loading import read_again, reload
 from task_server.store.postgres.memory import Memory, Parking
 from task_server.store.postgres.parked import park_plain, tell_parked
+from task_server.store.postgres.running_out import specs_with_more_memory
 from task_server.store.postgres.servers import Servers
 from task_server.store.postgres.sessions import exchange_all
 from task_server.store.postgres.submit import submit_all
@@ -248,6 +249,7 @@ class Groups:
             each for each in group.submissions if await self._is_whole(group, *each)
         ]
         specs = [spec for submission, _ in group.submissions for spec in submission.specs]
+        specs += await specs_with_more_memory(group)
         await make_kinds(group.connection, self.memory, specs)
         tokens = {token for token, *_ in (*group.leases, *group.answers)}
         for token in tokens.difference(self.memory.plain):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
-from task_server.scheduling.requires import Requires, requires_of
+from task_server.scheduling.requires import NOTHING, Requires, requires_of
 from task_server.store.attempts import Dealt
 from task_server.store.postgres.group import Again, Group
 from task_server.store.postgres.inserting import insert_fresh
@@ -152,6 +152,8 @@ def _fitting(lanes: Iterable[LaneFacts], waiting: Sequence[Waiter]) -> set[int]:
 
 def _has(waiting: Sequence[Waiter], requires: Requires) -> bool:
     """Whether one of them has ever what is required: a look locks what it finds."""
+    if requires.stated == NOTHING:
+        return True
     every = (waiter.facts.free() for waiter in waiting)
     return any(free is not None and free.could(requires) for free in every)
 

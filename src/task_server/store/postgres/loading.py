@@ -29,7 +29,8 @@ SELECT s.server, coalesce((SELECT t.n FROM tasks t WHERE t.server = s.server AND
   FROM servers s"""
 _STATISTICS = """
 SELECT server, function, changed_at, calls, failures, first_seconds, run_seconds, queue_seconds,
-       install_seconds, import_seconds, cpu_seconds, peak_bytes, histogram, accuracy, pace
+       install_seconds, import_seconds, cpu_seconds, peak_bytes, histogram, accuracy, pace,
+       peaks
   FROM function_statistics WHERE changed_at > $1 AND ($2 OR server <> $3)"""
 _WAITING_KINDS = "SELECT kind FROM kind_load GROUP BY kind HAVING sum(queued) > 0"
 _UNUSED_KINDS = "SELECT kind FROM kinds WHERE unused_since IS NOT NULL"

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from task_server.store import transitions
 from task_server.store.attempts import AttemptReport, Ended, LeaseKey
-from task_server.store.kinds import Kind
+from task_server.store.kinds import Kind, KindSpec
 from task_server.store.outcomes import in_row, outcome_of
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import select_in, write_many
@@ -145,6 +145,18 @@ def end_attempt(
             told[1] if told else None,
         ),
     )
+
+
+def change_kind(group: Group, row: FullRow, spec: KindSpec) -> None:
+    """A task that does not wait becomes one of another kind: its lane is another, maybe."""
+    kind = group.memory.kind(spec)
+    if kind.number == row.kind.number:
+        return
+    group.connection.execute(
+        "UPDATE tasks SET kind = ?, lane = ? WHERE number = ?", (kind.number, kind.lane, row.number)
+    )
+    group.move(row.kind, kind)
+    row.kind = kind
 
 
 def settle(group: Group, row: FullRow, *, seconds: float) -> None:

@@ -12,11 +12,19 @@ from task_server.scheduling.placement import INSTALL_SECONDS, LONG_SECONDS
 from task_server.scheduling.statistics import Run
 from task_server.store import transitions
 from task_server.store.attempts import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
-from task_server.store.outcomes import INLINE_BYTES, digest_of, plausible, run_of
+from task_server.store.outcomes import (
+    INLINE_BYTES,
+    digest_of,
+    plausible,
+    ran_out_of_memory,
+    roomier,
+    run_of,
+)
 from task_server.store.sqlite.blobs import keep_reported, lacks_blob
 from task_server.store.sqlite.change import (
     FullRow,
     LostUpdate,
+    change_kind,
     end_attempt,
     read_row,
     settle,
@@ -146,6 +154,8 @@ def _count_ends(group: Group, held: list[Held]) -> None:
         is_success = report.outcome == "succeeded"
         runs = [_run(report, running) for report, running in some]
         group.count_attempts(running.kind, runs, is_success=is_success)
+        if not is_success:
+            _count_out_of_memory(group, some)
         group.memory.shares.settle(
             running.kind.spec.owner,
             predicted=sum(abs(running.predicted) for _, running in some),
@@ -154,6 +164,12 @@ def _count_ends(group: Group, held: list[Held]) -> None:
         state = State.SUCCEEDED if is_success else State.FAILED
         for batch, count in Counter([running.batch for _, running in some]).items():
             group.count_end(batch, state, count)
+
+
+def _count_out_of_memory(group: Group, failed: Iterable[Held]) -> None:
+    for report, running in failed:
+        if ran_out_of_memory(report) and report.used is not None:
+            group.count_out_of_memory(running.kind, report.used.peak_bytes)
 
 
 def _run(report: AttemptReport, running: Running) -> Run:
@@ -237,6 +253,10 @@ def _write_answer(
         high=row.predicted_high,
     )
     group.count_attempts(row.kind, [run], is_success=is_success)
+    if ran_out_of_memory(report):
+        group.count_out_of_memory(row.kind, used.peak_bytes)
+        if change.state is State.DELAYED and group.policy.reserves_memory:
+            change_kind(group, row, roomier(row.kind.spec, report))
     if issued.holds:
         settle(group, row, seconds=used.run_seconds)
     if report.log:

@@ -207,6 +207,18 @@ class Group:
             statistics.count_failures(runs)
         self.statistics.add(statistics)
 
+    def count_out_of_memory(self, kind: Kind, peak_bytes: int) -> None:
+        """Count an attempt that was ended for want of memory, besides its failure."""
+        statistics = self.memory.statistics_of(kind)
+        statistics.count_out_of_memory(peak_bytes)
+        self.statistics.add(statistics)
+
+    def move(self, old: Kind, new: Kind) -> None:
+        """A stored task that does not wait becomes one of another kind."""
+        for kind, count in ((old, -1), (new, 1)):
+            self.add_load(kind.number, 0)
+            self.stored[kind.number] += count
+
     def write_outcomes(self, outcomes: list[tuple[int, bytes]]) -> None:
         """Keep the answers and errors that do not lie in the row: (number, outcome)."""
         rows = [(number, 1, data) for number, data in outcomes if len(data) > INLINE_BYTES]
@@ -260,7 +272,7 @@ class Group:
             self.connection,
             "INSERT OR REPLACE INTO function_statistics (function, server, calls, failures,"
             " first_seconds, run_seconds, queue_seconds, install_seconds, import_seconds,"
-            " cpu_seconds, peak_bytes, histogram, accuracy, pace) VALUES {rows}",
+            " cpu_seconds, peak_bytes, histogram, accuracy, pace, peaks) VALUES {rows}",
             [
                 (
                     each.function,
@@ -277,6 +289,7 @@ class Group:
                     each.histogram.to_bytes(),
                     each.accuracy.to_bytes(),
                     each.pace.to_bytes(),
+                    each.peaks.to_bytes(),
                 )
                 for each in self.statistics
             ],

@@ -246,7 +246,8 @@ class Memory:
         rows = self.connection.execute(
             "SELECT f.function, f.owner, f.distribution, f.name, s.calls, s.failures,"
             " s.first_seconds, s.run_seconds, s.queue_seconds, s.install_seconds,"
-            " s.import_seconds, s.cpu_seconds, s.peak_bytes, s.histogram, s.accuracy, s.pace"
+            " s.import_seconds, s.cpu_seconds, s.peak_bytes, s.histogram, s.accuracy, s.pace,"
+            " s.peaks"
             " FROM functions f LEFT JOIN function_statistics s USING (function)"
         )
         for function, owner, distribution, name, *kept in rows:

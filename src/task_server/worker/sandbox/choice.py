@@ -49,6 +49,7 @@ def wishes_of(settings: WorkerSettings, data: Path) -> Wishes:
         lowest = 0 if is_loopback(urlsplit(settings.server).hostname or "") else 1
     limits = RunnerLimits(
         memory_bytes=settings.memory_bytes or share_of_memory(settings.slots),
+        is_share=settings.memory_bytes is None,
         processes=settings.processes,
         file_bytes=settings.file_bytes,
         cpus=settings.cpus,

@@ -6,6 +6,7 @@ import os
 from typing import Literal, get_args
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from task_server.protocol.workers import Limits
 from task_server.worker.sandbox.layers import Layers
@@ -29,6 +30,8 @@ class RunnerLimits(Struct, frozen=True, kw_only=True):
     """Bounds of one runner with all that it starts."""
 
     memory_bytes: int
+    is_share: bool = True
+    """That is a slot's share of the machine's memory; else a bound that somebody set."""
     processes: int = 512
     """Threads count too."""
     file_bytes: int = 4 * GIB
@@ -49,14 +52,27 @@ class RunnerLimits(Struct, frozen=True, kw_only=True):
         network = asked.network or self.network
         if network not in get_args(Network):
             raise ValueError(f"network {network!r} is not built; there are none and full")
+        memory = asked.memory or max(self.memory_bytes, self._grown(asked))
         return RunnerLimits(
-            memory_bytes=min(max(asked.memory or self.memory_bytes, LEAST_MEMORY), memory_bytes),
+            memory_bytes=min(max(memory, LEAST_MEMORY), memory_bytes),
+            is_share=self.is_share,
             processes=min(asked.processes or self.processes, self.processes),
             file_bytes=min(asked.file_bytes or self.file_bytes, self.file_bytes),
             cpus=asked.cpu or self.cpus,
             network="none" if "none" in (network, self.network) else "full",
             has_gpus=bool(asked.gpus),
         )
+
+    def told_apart(self, asked: Limits | None) -> Limits | None:
+        """What is asked for, without what a runner with these limits has anyway."""
+        if asked is None or asked.reserved is None or self._grown(asked) > self.memory_bytes:
+            return asked
+        left = replace(asked, reserved=None)
+        return None if left == Limits() else left
+
+    def _grown(self, asked: Limits) -> int:
+        """What a task may take by what its function took; nobody has asked for that."""
+        return asked.reserved or 0 if self.is_share else 0
 
 
 def share_of_memory(slots: int) -> int:

@@ -62,6 +62,10 @@ class Sandbox:
         except ValueError as error:
             raise OSError(str(error)) from error
 
+    def told_apart(self, asked: Limits | None) -> Limits | None:
+        """What runners are told apart by: what any has is left out."""
+        return self.policy.limits.told_apart(asked)
+
     def confine(self, spec: RunnerSpec, limits: RunnerLimits | None = None) -> Confinement:
         """What a runner of that kind gets. Raises OSError."""
         limits = limits or self.policy.limits

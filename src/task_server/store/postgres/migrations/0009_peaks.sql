@@ -1,0 +1,2 @@
+-- How much memory calls took at their peak: scheduling/memory.py.
+ALTER TABLE function_statistics ADD COLUMN peaks bytea NOT NULL DEFAULT '';
