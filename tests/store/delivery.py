@@ -22,6 +22,8 @@ from tests.store.world import (
 
 BACKOFF = 4.0
 """Of all tasks, in seconds."""
+LABELS = {"disk": "fast"}
+"""What some tasks require, and some workers have."""
 
 
 class Delivery(Model):  # type: ignore[misc]  # the model has no types
@@ -33,6 +35,10 @@ class Delivery(Model):  # type: ignore[misc]  # the model has no types
         self.unlocked = {"g"}
         self.started: set[str] = set()
         """Leases told as running."""
+        self.labelled: set[bytes] = set()
+        """Tasks that require LABELS,"""
+        self.have_labels: set[str] = set()
+        """and the workers that have them."""
 
     def _crash(self, task: Any) -> None:
         super()._crash(task)
@@ -54,7 +60,12 @@ class Delivery(Model):  # type: ignore[misc]  # the model has no types
         return outcome
 
     def fitting(self, worker: str) -> Any:
-        return [each for each in super().fitting(worker) if each.environment not in self.unlocked]
+        return [
+            each
+            for each in super().fitting(worker)
+            if each.environment not in self.unlocked
+            and (worker in self.have_labels or each.id not in self.labelled)
+        ]
 
 
 def row_of(task: Any) -> Row:

@@ -25,13 +25,15 @@ from hypothesis.stateful import (
 from task_server.errors import Conflict
 from task_server.protocol.ids import new_id
 from task_server.protocol.workers import Phase
+from task_server.scheduling.requires import Requires
 from task_server.store.attempts import AttemptReport, Dealt
+from task_server.store.contract_learning import NewPrice
 from task_server.store.records.retention import Keep
 from task_server.store.rows import TaskFilter
 from task_server.store.states import Encoding
 from task_server.store.submissions import IdempotencyKey
-from tests.delivery_model import PURGED, RUNNING
-from tests.store.delivery import BACKOFF, Agent, Delivery, success
+from tests.delivery_model import PURGED, QUEUED, RUNNING
+from tests.store.delivery import BACKOFF, LABELS, Agent, Delivery, success
 from tests.store.retained import purge
 from tests.store.sqlite.world import SqliteWorld, folder_in_memory
 from tests.store.world import (
@@ -47,7 +49,10 @@ OWNERS = {"u0": 1, "u1": 2}
 ENVIRONMENTS = {"e": "e" * 64, "f": "f" * 64, "g": None}
 """`g` has no lock at first."""
 PLAIN = {"p0": 10, "p1": 11}
-SESSIONS = ("w0", "w1", "w2")
+SESSIONS = {"w0": LABELS, "w1": LABELS, "w2": {}}
+"""Workers and their labels."""
+MEMORY = 10_000
+"""Of each; what requires labels takes one byte, and with it a slot alone."""
 
 RETENTION = 600.0
 KEEP = Keep(read=1e9, unread=RETENTION + 0.1, failed=RETENTION + 0.1)
@@ -81,8 +86,11 @@ class StoreMachine(RuleBasedStateMachine):
     async def _open(self) -> None:
         await self.world.start()
         self.start = self.world.clock.now
-        for name in SESSIONS:
-            self.agents[name] = Agent(name, await self.world.worker(), self.model)
+        for name, labels in SESSIONS.items():
+            worker = await self.world.worker(labels=labels, memory=MEMORY)
+            self.agents[name] = Agent(name, worker, self.model)
+            if labels:
+                self.model.have_labels.add(name)
 
     def teardown(self) -> None:
         try:
@@ -97,7 +105,7 @@ class StoreMachine(RuleBasedStateMachine):
     async def _drain(self) -> None:
         """Quiescence: with idle workers every task comes to its end."""
         await self._lock()
-        worker = await self.world.worker(slots=10_000)
+        worker = await self.world.worker(slots=10_000, labels=LABELS, memory=MEMORY)
         for _ in range(400):
             await self.world.advance(61)
             result = await worker.exchange(want=10_000)
@@ -156,6 +164,8 @@ class StoreMachine(RuleBasedStateMachine):
         at_most_once=st.booleans(),
         start_by=st.sampled_from([None, None, 50.0, 400.0]),
         environment=st.sampled_from(["e", "e", "f", "g"]),
+        labels=st.sampled_from([{}, {}, LABELS]),
+        priority=st.sampled_from([0, 0, 5]),
     )
     def submit(
         self,
@@ -167,6 +177,8 @@ class StoreMachine(RuleBasedStateMachine):
         at_most_once: bool,
         start_by: float | None,
         environment: str,
+        labels: dict[str, str],
+        priority: int,
     ) -> None:
         task = self.new_id() if known is None else self.some_id(known)
         now = self.world.clock.now
@@ -187,6 +199,9 @@ class StoreMachine(RuleBasedStateMachine):
             backoff=BACKOFF,
             request=environment,
             environment=ENVIRONMENTS[environment],
+            requires=Requires(memory=1, labels=tuple(labels.items())).text if labels else "",
+            plain=not labels,
+            priority=priority,
         )
         item = new_task(task, digest=body, start_by=None if start_by is None else now + start_by)
 
@@ -206,6 +221,8 @@ class StoreMachine(RuleBasedStateMachine):
 
         if task not in self.ids and told.get("id") == task:
             self.ids.append(task)
+            if labels:
+                self.model.labelled.add(task)
         if environment == "g" and status == 200 and "duplicate" not in told:
             self.has_failed = False  # a new task has it locked again
         self.do(work())
@@ -234,10 +251,34 @@ class StoreMachine(RuleBasedStateMachine):
 
         self.do(work())
 
+    # ---- the estimator
+
+    @rule(
+        which=st.lists(number, min_size=1, max_size=5, unique=True),
+        predicted=st.sampled_from([0.001, 3.0, 100.0]),
+        is_outdated=st.booleans(),
+    )
+    def reprice(self, which: list[int], predicted: float, is_outdated: bool) -> None:
+        tasks = {self.some_id(k) for k in which} & self.model.tasks.keys()
+        self.do(self._reprice(tasks, predicted, is_outdated))
+
+    async def _reprice(self, tasks: set[bytes], predicted: float, is_outdated: bool) -> None:
+        rows = [await self.world.store.task(task, None) for task in tasks]
+        prices = [
+            NewPrice(row.number, row.attempt + is_outdated, predicted, 2 * predicted)
+            for row in rows
+            if row is not None
+        ]
+        wait = sum(self.model.tasks[task].state == QUEUED for task in tasks)
+
+        assert await self.world.store.reprice(prices) == (0 if is_outdated else wait)
+
+        await self.compare()
+
     # ---- workers
 
     @rule(
-        name=st.sampled_from(SESSIONS),
+        name=st.sampled_from(sorted(SESSIONS)),
         reports=st.lists(
             st.tuples(
                 number,
@@ -287,7 +328,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.leases += [(name, dealt) for dealt in agent.dealt(result.tasks, want)]
         await self.compare()
 
-    @rule(name=st.sampled_from(SESSIONS))
+    @rule(name=st.sampled_from(sorted(SESSIONS)))
     def join(self, name: str) -> None:
         async def work() -> None:
             await self.agents[name].join()
