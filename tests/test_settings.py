@@ -12,6 +12,7 @@ from task_server.settings import (
     database_url_in,
     labels_of,
     settings_of,
+    weights_of,
 )
 
 
@@ -43,6 +44,19 @@ def test_without_tokens_only_this_machine_may_reach_it() -> None:
         checked(ServerSettings, {"auth": "none", "host": "0.0.0.0"})
 
     assert checked(ServerSettings, {"auth": "none", "host": "localhost"}).auth == "none"
+
+
+def test_weights_of_owners_are_numbers_by_name() -> None:
+    assert weights_of("") == {}
+    assert weights_of("alice=2, a=b=0.5,") == {"alice": 2.0, "a=b": 0.5}
+
+
+@pytest.mark.parametrize(
+    "text", ["alice", "alice=", "=2", "a=0", "a=-1", "a=nan", "a=inf", "a=1e9"]
+)
+def test_other_weights_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="weights are NAME=WEIGHT"):
+        checked(ServerSettings, {"share_weights": text})
 
 
 @pytest.mark.parametrize("blobs", ["s3://bucket", "s3://bucket/below/that", "/a/folder", "folder"])

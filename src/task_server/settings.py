@@ -23,6 +23,7 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 DAY = 86400.0
 """Seconds."""
+MOST_WEIGHT = 1000.0
 _BUCKET = re.compile(r"s3://[A-Za-z0-9._-]{3,63}(/[^?#]*)?", re.ASCII)
 
 
@@ -136,6 +137,31 @@ class ServerSettings(Struct, frozen=True, kw_only=True):
             "on: fast workers first, and those that have the environment; off: whoever asks first"
         ),
     ] = "on"
+    lease_sizes: Annotated[
+        Literal["predicted", "one"],
+        _described(
+            "predicted: many short tasks at once, long ones one at a time; one: a task for each"
+            " free slot"
+        ),
+    ] = "predicted"
+    fair_share: Annotated[
+        Literal["on", "off"],
+        _described(
+            "on: of several owners who had less of the workers is next; off: all tasks are in one"
+            " order"
+        ),
+    ] = "on"
+    share_weights: Annotated[
+        str,
+        _described(
+            "NAME=WEIGHT,... of owners, by the names of their tokens, who get more or less than an"
+            " equal share, such as nightly=0.5"
+        ),
+    ] = ""
+    auto_timeout: Annotated[
+        Literal["predicted", "default"],
+        _described('What `timeout: "auto"` means: by what calls took, or the default, 3600 s'),
+    ] = "predicted"
     reserve_memory: Annotated[
         Literal["on", "off"],
         _described(
@@ -362,6 +388,7 @@ def checked(kind: type[S], values: Mapping[str, object]) -> S:
     _ = settings.policy, PrivateIndex.read(settings.private_index, settings.private_packages)
     if isinstance(settings, ServerSettings):
         parse_patterns(settings.young_packages)
+        weights_of(settings.share_weights)
         _check_exposure(settings)
         _check_blobs(settings.blobs)
     else:
@@ -376,6 +403,24 @@ def labels_of(text: str) -> dict[str, str]:
         if not (name and sign and value):
             raise ValueError(f"--labels {text}: labels are NAME=VALUE, with commas between")
     return {name: value for name, _, value in pairs}
+
+
+def weights_of(text: str) -> dict[str, float]:
+    """The weights in a setting. Raises ValueError."""
+    found = {}
+    for pair in filter(str.strip, text.split(",")):
+        name, _, value = pair.strip().rpartition("=")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = 0.0
+        if not name or not MOST_WEIGHT >= weight >= 1 / MOST_WEIGHT:
+            raise ValueError(
+                f"--share-weights {text}: weights are NAME=WEIGHT, with commas between, and each"
+                f" is at most {MOST_WEIGHT:g} and at least 1/{MOST_WEIGHT:g}"
+            )
+        found[name.strip()] = weight
+    return found
 
 
 def _check_exposure(settings: ServerSettings) -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from task_server.scheduling.shares import Shares
+from task_server.scheduling.shares import Shares, weights_of
 
 
 def test_work_is_charged_and_settled() -> None:
@@ -119,3 +119,41 @@ def test_owners_with_work_end_within_one_task_of_each_other(
 
     charged = list(shares.charged.values())
     assert max(charged) - min(charged) <= 10.0 + 1e-9
+
+
+def test_who_has_twice_the_weight_gets_twice_the_work() -> None:
+    shares = Shares({})
+    shares.weights = weights_of({1, 2}, [(1, "a"), (2, None)], [("a", 2.0)])
+    shares.begin([1, 2])
+    had = {1: 0, 2: 0}
+
+    for _ in range(30):
+        owner = min((1, 2), key=shares.turn)
+        shares.charge(owner, 5.0)
+        shares.settle(owner, predicted=5.0, seconds=3.0)
+        had[owner] += 1
+
+    assert had == {1: 20, 2: 10}
+
+
+def test_who_comes_back_is_lifted_to_the_least_weighed_share() -> None:
+    shares = Shares({})
+    shares.weights = {1: 2.0}
+    shares.begin([1])
+    shares.charge(1, 50.0)
+
+    shares.begin([1, 2], {1: 40.0})
+
+    assert shares.charged == {1: 25.0, 2: 5.0}
+
+
+def test_without_fair_share_all_owners_are_one_and_are_counted_still() -> None:
+    shares = Shares({})
+    shares.is_fair = False
+    shares.begin([1, 2])
+
+    shares.charge(1, 5.0)
+
+    assert shares.party(1) == shares.party(2)
+    assert shares.turn(shares.party(1)) == 0.0
+    assert shares.charged == {1: 5.0, 2: 0.0}

@@ -216,3 +216,47 @@ async def test_what_waits_for_a_worker_with_its_environment_says_so(app: App) ->
 
     (reason,) = [each for each in told["reasons"] if each["code"] == "warm"]
     assert reason["message"].endswith("another would build it for 30 s")
+
+
+async def test_a_run_says_when_it_is_ended_and_why_where_the_server_decides(app: App) -> None:
+    worker = await joined(app)
+    task = await submitted(app, timeout="auto")
+    await worker.take(1)
+
+    (limit,) = (
+        each for each in (await explained(app, task))["reasons"] if each["code"] == "timeout"
+    )
+
+    assert limit["message"].startswith("it is ended after 60 min: the default, as only 0 calls")
+
+
+@pytest.mark.parametrize(
+    "lease_sizes,told", [("predicted", ["leased", "ahead"]), ("one", ["leased"])]
+)
+async def test_a_short_task_says_why_its_worker_has_several(
+    tmp_path: Path, lease_sizes: str, told: list[str]
+) -> None:
+    async with application(tmp_path, lease_sizes=lease_sizes) as app:
+        worker = await joined(app)
+        await submitted(app)
+        await worker.succeed(*await worker.take(1))
+        task = await submitted(app)
+        await worker.take(1)
+
+        assert codes(await explained(app, task)) == told
+
+
+@pytest.mark.parametrize("fair_share,owners", [("on", 1), ("off", 0)])
+async def test_others_who_had_less_come_first_where_shares_are_fair(
+    tmp_path: Path, fair_share: str, owners: int
+) -> None:
+    async with application(tmp_path, fair_share=fair_share) as app:
+        worker = await joined(app, slots=1)
+        _, second = await submitted(app), await submitted(app)
+        reply = await app.ask("POST", TASKS, {"function": "len", "args": ["b"]}, token="other")
+        assert reply.status == 202
+        await worker.take(1)
+
+        told = await explained(app, second)
+
+    assert told["before"]["owners"] == owners

@@ -141,7 +141,7 @@ def short_seconds(candidate: Candidate, requires: Requires | None = None) -> flo
 Head = tuple[int, Key, Lane[C]]
 """A lane in the order of its owner's: higher priority first, then the least key."""
 Turn = tuple[float, int, list[Head[C]]]
-"""An owner in the order of shares, and the heads of its lanes as a heap."""
+"""A party in the order of shares, and the heads of its lanes as a heap."""
 
 
 def deal(
@@ -151,20 +151,21 @@ def deal(
     shares: Shares,
     refill: Callable[[Lane[C]], None],
     now: float = float("-inf"),
+    ahead: bool = True,
 ) -> None:
     """Deal the heads of the lanes to the rooms, and charge their owners.
 
-    Each free slot gets one first, whoever's it is; then slots that work on short functions get
-    more. `refill` is called when a window ran empty though its lane has more. What is due at `now`
-    and has to wait for resources is not passed for ever.
+    Each free slot gets one first, whoever's it is; then, if `ahead`, slots that work on short
+    functions get more. `refill` is called when a window ran empty though its lane has more. What is
+    due at `now` and has to wait for resources is not passed for ever.
     """
     shares.begin(lane.owner for lane in lanes)
     _keep_for_the_first(rooms, lanes, shares, now)
-    for ahead in (False, True):
+    for is_ahead in (False, True) if ahead else (False,):
         for room in rooms:
-            if not room.is_full(ahead=ahead):
+            if not room.is_full(ahead=is_ahead):
                 fitting = [lane for lane in lanes if lane.window.entries and room.fits(lane)]
-                _fill(room, _turns(fitting, shares), ahead=ahead, shares=shares, refill=refill)
+                _fill(room, _turns(fitting, shares), ahead=is_ahead, shares=shares, refill=refill)
 
 
 def _keep_for_the_first(
@@ -177,7 +178,7 @@ def _keep_for_the_first(
     if not any(lane.requires is not None and lane.requires.takes for lane in lanes):
         return
     waiting = [lane for lane in lanes if lane.window.entries]
-    waiting.sort(key=lambda lane: (shares.charged[lane.owner], *_head(lane)[:2]))
+    waiting.sort(key=lambda lane: (shares.turn(shares.party(lane.owner)), *_head(lane)[:2]))
     for lane in waiting:
         able = [room for room in rooms if room.fits(lane, ever=True)]
         if able:
@@ -190,11 +191,11 @@ def _keep_for_the_first(
 def _turns(lanes: Iterable[Lane[C]], shares: Shares) -> list[Turn[C]]:
     heads: dict[int, list[Head[C]]] = defaultdict(list)
     for lane in lanes:
-        heads[lane.owner].append(_head(lane))
+        heads[shares.party(lane.owner)].append(_head(lane))
     turns: list[Turn[C]] = []
-    for owner, mine in heads.items():
+    for party, mine in heads.items():
         heapify(mine)
-        turns.append((shares.charged[owner], owner, mine))
+        turns.append((shares.turn(party), party, mine))
     heapify(turns)
     return turns
 
@@ -212,20 +213,20 @@ def _fill(
     refill: Callable[[Lane[C]], None],
 ) -> None:
     while turns and not room.is_full(ahead=ahead):
-        _, owner, heads = turns[0]
+        _, party, heads = turns[0]
         lane = heads[0][2]
         if lane.requires is not None and not room.has(lane.requires):
             _drop(turns)  # the worker had it before it was given some of the lane
             continue
         candidate = lane.window.entries[0]
         if not room.takes(candidate, ahead=ahead):
-            heappop(turns)  # nothing of an owner passes that owner's first
+            heappop(turns)  # nothing of a party passes that party's first
             continue
         room.give(candidate, lane.requires)
-        share = shares.charge(owner, abs(candidate.predicted))
+        shares.charge(lane.owner, abs(candidate.predicted))
         _advance(heads, refill)
         if heads:
-            heapreplace(turns, (share, owner, heads))
+            heapreplace(turns, (shares.turn(party), party, heads))
         else:
             heappop(turns)
 

@@ -23,11 +23,15 @@ class RunLimit(Struct, frozen=True):
     why: str
 
 
-def auto_limit(statistics: Statistics, *, predicted_high: float, failures: int) -> RunLimit:
+def auto_limit(
+    statistics: Statistics, *, predicted_high: float, failures: int, is_on: bool = True
+) -> RunLimit:
     """The limit of an attempt that is leased now, after so many failed ones.
 
     `predicted_high`: p90 of this very call, which may be longer than any that was measured.
     """
+    if not is_on:
+        return RunLimit(DEFAULT_SECONDS, "the default, as --auto-timeout is default")
     calls = statistics.calls
     if calls < CALLS:
         why = f"the default, as only {calls} calls of the function have been measured"

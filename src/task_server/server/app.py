@@ -50,7 +50,7 @@ from task_server.server.upkeep.refine import Refiner
 from task_server.server.upkeep.space import Space
 from task_server.server.upkeep.totals import Totals
 from task_server.server.waiting import Waiting
-from task_server.settings import ServerSettings
+from task_server.settings import ServerSettings, weights_of
 from task_server.store.attempts import Ended
 from task_server.store.blobs import open_blobs
 from task_server.store.opening import folder_of, is_postgres, open_store
@@ -108,6 +108,10 @@ async def running(
             by_prediction=settings.order == "predicted",
             by_placement=settings.placement == "on",
             reserves_memory=settings.reserve_memory == "on",
+            deals_ahead=settings.lease_sizes == "predicted",
+            shares_fairly=settings.fair_share == "on",
+            share_weights=tuple(weights_of(settings.share_weights).items()),
+            limits_by_prediction=settings.auto_timeout == "predicted",
         ),
         on_broken=on_broken,
         on_time=clock.agree,

@@ -26,6 +26,14 @@ class Policy(Struct, frozen=True):
     """Fast workers and warm environments first (scheduling/placement.py)."""
     reserves_memory: bool = True
     """Keep free what calls took before, and more for one that ran out (scheduling/memory.py)."""
+    deals_ahead: bool = True
+    """Several short tasks to a slot (scheduling/deal.py); else one."""
+    shares_fairly: bool = True
+    """Who was charged the least is next (scheduling/shares.py); else all are one owner."""
+    share_weights: tuple[tuple[str, float], ...] = ()
+    """Owners by name who get other than one share."""
+    limits_by_prediction: bool = True
+    """`timeout: "auto"` by what calls took (scheduling/timeouts.py); else the default."""
 
 
 class Row(Struct):

@@ -90,15 +90,15 @@ GUARDS = [
     Guard(
         "store/sqlite/lease.py",
         "smaller tasks pass what needs much, for ever",
-        ", now=group.now)",
-        ")",
+        "        now=group.now,\n        ahead=",
+        "        ahead=",
         _STORE,
     ),
     Guard(
         "store/postgres/lease.py",
         "smaller tasks pass what needs much, for ever",
-        ", now=group.now)",
-        ")",
+        "                now=group.now,\n",
+        "",
         _POSTGRES,
     ),
     Guard(
@@ -184,5 +184,19 @@ GUARDS = [
         " if names or self._are_known else {}",
         " if names else {}",
         _SLOTS,
+    ),
+    Guard(
+        "scheduling/deal.py",
+        "tasks are dealt ahead though that is turned off",
+        "for is_ahead in (False, True) if ahead else (False,):",
+        "for is_ahead in (False, True):",
+        "tests/store/test_policy.py -k 'not postgres'",
+    ),
+    Guard(
+        "scheduling/shares.py",
+        "weights of owners are passed over",
+        "return seconds / self.weights.get(owner, 1.0)",
+        "return seconds",
+        "tests/scheduling/test_shares.py",
     ),
 ]

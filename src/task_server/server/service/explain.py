@@ -15,7 +15,7 @@ from task_server.scheduling.requires import NOTHING, requires_of
 from task_server.server.service import estimate, wording
 from task_server.server.service.views import task_view
 from task_server.server.state import State
-from task_server.store.kinds import KindSpec
+from task_server.store.kinds import AUTO, KindSpec
 from task_server.store.records.standings import MOST, Place
 from task_server.store.rows import TaskRow
 from task_server.store.states import State as TaskState
@@ -78,10 +78,28 @@ def _running(state: State, view: TaskView, row: TaskRow) -> Explanation:
     }
     message = messages.get(view.phase or "", f"{held}{attempt}")
     summary = f"{message}; expected to take another {wording.span(left.low, left.high)}"
-    reasons = [Reason(view.phase or "running", message), *_kept_free(row.spec)]
+    reasons = [Reason(view.phase or "running", message)]
+    if view.phase == "leased":
+        reasons += _ahead(state, row.spec)
+    reasons += [*_limit(row), *_kept_free(row.spec)]
     made = _made(view, summary, reasons)
     made.worker, made.expected_seconds = view.worker, left
     return made
+
+
+def _ahead(state: State, spec: KindSpec) -> list[Reason]:
+    """Why a worker has it before there is a slot for it."""
+    known = state.store.statistics(spec.function_key)
+    if state.settings.lease_sizes == "one" or known is None or not known.is_short:
+        return []
+    return [Reason("ahead", wording.ahead())]
+
+
+def _limit(row: TaskRow) -> list[Reason]:
+    """How long it may run, where it leaves that to the server."""
+    if row.limit_seconds is None or row.spec.timeout != AUTO:
+        return []
+    return [Reason("timeout", wording.limit(row.limit_seconds, row.limit_why or ""))]
 
 
 def _kept_free(spec: KindSpec) -> list[Reason]:
@@ -167,7 +185,9 @@ async def _waiting(state: State, view: TaskView, row: TaskRow, place: Place) -> 
 
 
 async def _owners_before(state: State, owner: int) -> int:
-    """Others with waiting tasks who had less of the workers."""
+    """Others with waiting tasks who had less of the workers, for the weight they have."""
+    if state.settings.fair_share == "off":
+        return 0
     charged = state.store.charged()
     waiting = {kind.spec.owner for kind, _ in await state.store.queued(None)} - {owner}
     mine = charged.get(owner, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from task_server.scheduling.explain import Lack, Need
+from task_server.scheduling.statistics import SHORT_SECONDS
 
 _SIZES = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
@@ -81,6 +82,19 @@ def wanted(lacks: Mapping[Lack, int], need: Need) -> str:
     }
     found = [(number, lack) for lack, number in lacks.items() if lack in words]
     return words[max(found)[1]] if found else "what it needs"
+
+
+def ahead() -> str:
+    """Why a worker has more tasks than slots."""
+    return (
+        f"calls of its function take less than {time(SHORT_SECONDS)}, so a worker has several of"
+        " them for each slot"
+    )
+
+
+def limit(seconds: float, why: str) -> str:
+    """When a run is ended that leaves its time limit to the server."""
+    return f"it is ended after {time(seconds)}: {why}"
 
 
 def kept_free(count: int) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
 from task_server.scheduling.requires import NOTHING, Requires, requires_of
+from task_server.scheduling.shares import weights_of
 from task_server.store.attempts import Dealt
 from task_server.store.postgres.group import Again, Group
 from task_server.store.postgres.inserting import insert_fresh
@@ -94,7 +95,11 @@ async def _dealt(group: Group) -> list[Taken]:
 
 
 async def _begin_shares(group: Group, owners: set[int]) -> None:
-    shares = group.memory.shares
+    shares, policy = group.memory.shares, group.policy
+    shares.is_fair = policy.shares_fairly
+    if policy.share_weights and not owners <= shares.weights.keys():
+        named = await group.fetch("SELECT owner, name FROM owners")
+        shares.weights = weights_of(owners, named, policy.share_weights)
     in_flight = None
     if shares.would_lift(owners):
         in_flight = dict(await group.fetch(_IN_FLIGHT, group.now))
@@ -106,10 +111,10 @@ def _by_share(group: Group, lanes: Sequence[LaneFacts], most: int) -> Iterator[l
 
     To deal so many tasks takes no more owners than that.
     """
-    charged = group.memory.shares.charged
+    shares = group.memory.shares
     by_owner: dict[int, list[int]] = defaultdict(list)
-    for lane in sorted(lanes, key=lambda lane: charged[lane.owner]):
-        by_owner[lane.owner].append(lane.number)
+    for lane in sorted(lanes, key=lambda lane: shares.turn(shares.party(lane.owner))):
+        by_owner[shares.party(lane.owner)].append(lane.number)
     owners = list(by_owner.values())
     size = max(most, OWNERS)
     for start in range(0, len(owners), size):
@@ -232,7 +237,14 @@ async def _deal(group: Group, rooms: Sequence[Room[Queued]], looked: Looked) -> 
     lanes = list(looked.lanes.values())
     while True:
         try:
-            deal(rooms, lanes, shares=group.memory.shares, refill=_stop, now=group.now)
+            deal(
+                rooms,
+                lanes,
+                shares=group.memory.shares,
+                refill=_stop,
+                now=group.now,
+                ahead=group.policy.deals_ahead,
+            )
             return
         except RanEmpty as found:
             await looked.look_further(found.lane)

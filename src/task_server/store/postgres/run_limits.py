@@ -29,7 +29,10 @@ async def fix_limits(group: Group, leased: Sequence[Queued]) -> dict[int, RunLim
         return {}
     limits = {
         number: auto_limit(
-            group.memory.statistics_of(kinds[number]), predicted_high=high, failures=errors
+            group.memory.statistics_of(kinds[number]),
+            predicted_high=high,
+            failures=errors,
+            is_on=group.policy.limits_by_prediction,
         )
         for number, high, errors in await group.fetch(_KNOWN, sorted(kinds))
     }

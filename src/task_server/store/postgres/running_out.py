@@ -7,7 +7,9 @@ from task_server.store.outcomes import ran_out_of_memory, roomier
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import know_kinds
 
-_KINDS_OF = "SELECT number, kind FROM tasks WHERE number = ANY($1::bigint[]) AND state = 2"
+_KINDS_OF = """
+SELECT t.number, t.kind FROM unnest($1::bigint[]) AS w(number)
+  JOIN tasks t ON t.number = w.number"""
 
 
 async def specs_with_more_memory(group: Group) -> list[KindSpec]:

@@ -44,9 +44,10 @@ class Ledger(Shares):
 
     def charge(self, owner: int, seconds: float) -> float:
         """Charge an owner; gives its share."""
-        self._note(owner)
-        self._moves[owner] += seconds
-        return super().charge(owner, seconds)
+        share = self._note(owner)
+        super().charge(owner, seconds)
+        self._moves[owner] += self.charged[owner] - share
+        return self.charged[owner]
 
     def settle(self, owner: int, *, predicted: float, seconds: float) -> None:
         """Put what a finished attempt took in the place of what was predicted."""

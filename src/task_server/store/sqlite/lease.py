@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
+from task_server.scheduling.shares import weights_of
 from task_server.store.attempts import Dealt
 from task_server.store.sqlite.change import LostUpdate
 from task_server.store.sqlite.group import Group, secrets
@@ -32,7 +33,7 @@ Taken = tuple[Queued, Waiter, bytes]
 
 def deal_to_parked(group: Group) -> list[Waiter]:
     """Lease queued tasks to parked workers; gives those that got some."""
-    memory = group.memory
+    memory, policy = group.memory, group.policy
     if not memory.active:  # thousands may be parked, and renew one by one
         return []
     waiting = [waiter for waiter in memory.parked.values() if waiter.want > 0]
@@ -41,12 +42,19 @@ def deal_to_parked(group: Group) -> list[Waiter]:
         return []
     memory.broken = {pair: until for pair, until in memory.broken.items() if until > group.now}
     left: Mapping[Waiter, frozenset[str]] = {}
-    if group.policy.by_placement and len(memory.sessions) > 1:
+    if policy.by_placement and len(memory.sessions) > 1:
         waiting = fastest_first(memory, waiting)
         left = left_to_warm(group, waiting, lanes)
     rooms = [_room(waiter, memory, left.get(waiter, _NONE)) for waiter in waiting]
     _begin_shares(group, {lane.owner for lane in lanes})
-    deal(rooms, lanes, shares=memory.shares, refill=group.refill, now=group.now)
+    deal(
+        rooms,
+        lanes,
+        shares=memory.shares,
+        refill=group.refill,
+        now=group.now,
+        ahead=policy.deals_ahead,
+    )
     taken: list[Taken] = []
     for room, waiter in zip(rooms, waiting, strict=True):
         lease_secrets = secrets(len(room.dealt))
@@ -60,7 +68,11 @@ def deal_to_parked(group: Group) -> list[Waiter]:
 
 
 def _begin_shares(group: Group, owners: set[int]) -> None:
-    shares = group.memory.shares
+    shares, policy = group.memory.shares, group.policy
+    shares.is_fair = policy.shares_fairly
+    if policy.share_weights and not owners <= shares.weights.keys():
+        named = group.connection.execute("SELECT owner, name FROM owners").fetchall()
+        shares.weights = weights_of(owners, named, policy.share_weights)
     in_flight: dict[int, float] = defaultdict(float)
     if shares.would_lift(owners):
         for session in group.memory.sessions.values():

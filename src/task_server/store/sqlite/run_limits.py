@@ -28,7 +28,10 @@ def fix_limits(group: Group, leased: Sequence[Queued]) -> dict[int, RunLimit]:
         return {}
     limits = {
         number: auto_limit(
-            group.memory.statistics_of(kinds[number]), predicted_high=high, failures=errors
+            group.memory.statistics_of(kinds[number]),
+            predicted_high=high,
+            failures=errors,
+            is_on=group.policy.limits_by_prediction,
         )
         for number, high, errors in select_in(group.connection, _KNOWN, kinds)
     }
