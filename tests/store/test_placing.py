@@ -55,6 +55,21 @@ async def test_the_faster_of_two_idle_workers_gets_the_task(world: World) -> Non
     await asyncio.gather(*waiting)
 
 
+async def test_how_fast_workers_are_is_known_after_a_restart(world: World) -> None:
+    slow, fast = await world.worker(slots=20), await world.worker(slots=20)
+    await ran(world, slow, seconds=30.0)
+    await ran(world, fast, seconds=5.0)
+    await world.restart()
+    asking = await parked(slow, fast)
+    await world.submit()
+
+    done, waiting = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+
+    assert done == {asking[1]}
+    world.store.release_parked()
+    await asyncio.gather(*waiting)
+
+
 @pytest.mark.parametrize("warm_first", [False, True])
 async def test_a_task_goes_to_who_has_its_environment(world: World, warm_first: bool) -> None:
     cold, warm = await world.worker(slots=20), await world.worker(slots=20)

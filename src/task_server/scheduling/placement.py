@@ -22,11 +22,12 @@ MAXIMUM_KNOWN = 10_000
 class Placement:
     """How fast workers are beside each other, and how long environments take to build."""
 
-    __slots__ = ("_installs", "_slowness", "_waiting")
+    __slots__ = ("_installs", "_slowness", "_unsaved", "_waiting")
 
     def __init__(self) -> None:
         self._slowness: dict[int, tuple[int, float]] = {}
         """Worker -> runs, and the mean of log(measured / predicted), of late."""
+        self._unsaved: set[int] = set()
         self._installs: dict[str, float] = {}
         """Environment -> seconds of its last build."""
         self._waiting: dict[str, float] = {}
@@ -44,6 +45,7 @@ class Placement:
         factor = min(max(math.log(seconds / predicted), -_MOST), _MOST)
         runs = min(runs + 1, _RUNS)
         self._slowness[worker] = (runs, mean + (factor - mean) / (runs + _PRIOR_RUNS))
+        self._unsaved.add(worker)
 
     def note_install(self, environment: str | None, seconds: float) -> None:
         """A worker had to build an environment before a run."""
@@ -53,6 +55,24 @@ class Placement:
         if len(self._installs) >= MAXIMUM_KNOWN:
             del self._installs[next(iter(self._installs))]
         self._installs[environment] = seconds
+
+    # ---- what is kept
+
+    def restore(self, learned: Iterable[tuple[int, int, float]]) -> None:
+        """Take back what was kept of workers; those that have run here meanwhile stay."""
+        for worker, runs, mean in learned:
+            self._slowness.setdefault(worker, (runs, mean))
+
+    def unsaved(self) -> list[tuple[int, int, float]]:
+        """Of the workers that have run since `saved`: what `restore` takes."""
+        known = self._slowness
+        return [(worker, *known[worker]) for worker in sorted(self._unsaved) if worker in known]
+
+    def saved(self, learned: Iterable[tuple[int, int, float]]) -> None:
+        """That is on disk."""
+        for worker, *kept in learned:
+            if self._slowness.get(worker) == tuple(kept):
+                self._unsaved.discard(worker)
 
     # ---- what it says
 

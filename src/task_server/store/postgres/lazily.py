@@ -1,4 +1,4 @@
-"""What is written now and then: owners' shares, and how far this server's places are."""
+"""What is written now and then: owners' shares, workers' speeds, this server's places."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ INSERT INTO shares AS s (owner, server, charged_seconds)
 SELECT w.owner, $3, w.seconds FROM unnest($1::int[], $2::float8[]) AS w(owner, seconds)
 ON CONFLICT (owner, server) DO UPDATE SET
   charged_seconds = s.charged_seconds + excluded.charged_seconds"""
+_SPEEDS = """
+UPDATE workers k SET runs = w.runs, slowness = w.slowness
+  FROM unnest($1::int[], $2::int[], $3::float8[]) AS w(worker, runs, slowness)
+ WHERE k.worker = w.worker"""
 _PLACES = "UPDATE servers SET next_n = greatest(next_n, $2) WHERE server = $1"
 
 
@@ -33,6 +37,9 @@ async def write_lazily(group: Group) -> None:
         await group.execute(_LIFT, *columns(lifted))
     if shares.moved:
         await group.execute(_CHARGE, *columns(sorted(shares.moved.items())), memory.server)
+    if learned := memory.placement.unsaved():
+        await group.execute(_SPEEDS, *columns(learned))
+        group.on_commit.append(lambda: memory.placement.saved(learned))
     await group.execute(_PLACES, memory.server, memory.next_n)
     sums = dict(await group.fetch(SHARES))
     group.on_commit.append(lambda: shares.take(sums))

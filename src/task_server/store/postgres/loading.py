@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from task_server.scheduling.placement import MAXIMUM_KNOWN
 from task_server.scheduling.statistics import Statistics
 from task_server.store.postgres.known import (
     know_kinds,
@@ -39,6 +40,7 @@ SELECT l.lane FROM lanes l
  CROSS JOIN LATERAL (SELECT FROM tasks t WHERE t.state = 0 AND t.lane = l.lane LIMIT 1) AS found"""
 _BROKEN = """
 SELECT worker, environment, broken_until FROM worker_environments WHERE broken_until IS NOT NULL"""
+_SPEEDS = "SELECT worker, runs, slowness FROM workers WHERE runs > 0 LIMIT $1"
 SHARES = "SELECT owner, sum(charged_seconds) FROM shares GROUP BY owner"
 
 
@@ -64,6 +66,7 @@ async def load(connection: Any, memory: Memory) -> None:
     await know_kinds(connection, memory, (kind for (kind,) in kinds))
     await look_for_lanes(connection, memory)
     await read_broken(connection, memory)
+    memory.placement.restore(await connection.fetch(_SPEEDS, MAXIMUM_KNOWN))
     active = {memory.lanes[lane].owner for lane in memory.active}
     memory.shares = Ledger(dict(await connection.fetch(SHARES)), active=active)
 

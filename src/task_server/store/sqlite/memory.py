@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from task_server.scheduling.lanes import Candidate, Lane, Window
-from task_server.scheduling.placement import Placement
+from task_server.scheduling.placement import MAXIMUM_KNOWN, Placement
 from task_server.scheduling.requires import Requires, requires_of
 from task_server.scheduling.shares import Shares
 from task_server.scheduling.statistics import Statistics
@@ -214,6 +214,12 @@ class Memory:
         for kind in self.load:  # what waits is priced by kind, without asking the database
             self.kind_numbered(kind)
         self._read_active()
+        self.placement.restore(
+            one(
+                "SELECT worker, runs, slowness FROM workers WHERE runs > 0 LIMIT ?",
+                (MAXIMUM_KNOWN,),
+            )
+        )
         (self.has_tombstones,) = one("SELECT EXISTS (SELECT 1 FROM tombstones)").fetchone()
         self.broken = {
             (worker, environment): until

@@ -101,9 +101,10 @@ def _expire_late(group: Group) -> int:
 
 
 def write_lazily(group: Group) -> None:
-    """Keep what lives in memory between sweeps: how far sessions are, and the owners' shares."""
+    """Keep what lives in memory between sweeps: sessions, owners' shares, speeds of workers."""
     _write_sessions(group)
     _write_shares(group)
+    _write_speeds(group)
 
 
 def _write_sessions(group: Group) -> None:
@@ -131,6 +132,18 @@ def _write_shares(group: Group) -> None:
         "INSERT OR REPLACE INTO shares (owner, server, charged_seconds) VALUES {rows}",
         [(owner, SERVER, seconds) for owner, seconds in group.memory.shares.unsaved()],
     )
+
+
+def _write_speeds(group: Group) -> None:
+    placement = group.memory.placement
+    learned = placement.unsaved()
+    write_many(
+        group.connection,
+        "UPDATE workers SET runs = w.column2, slowness = w.column3 FROM (VALUES {rows}) AS w"
+        " WHERE workers.worker = w.column1",
+        learned,
+    )
+    placement.saved(learned)
 
 
 def _bound_windows(group: Group) -> None:
