@@ -36,6 +36,9 @@ class EstimatorProcess:
         """How often it was started: whoever taught it has to begin anew when that changes."""
         self.pid: int | None = None
         """None: it does not run now."""
+        self.used_at = time.monotonic()
+        """When it was last asked something, or there was something to learn."""
+        self._is_resting = False
         self._needed = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
         self._open: dict[int, asyncio.Future[Reply | None]] = {}
@@ -43,8 +46,16 @@ class EstimatorProcess:
 
     def need(self) -> None:
         """Have it started, if it does not run."""
+        self.used_at = time.monotonic()
         if self.is_on:
             self._needed.set()
+
+    def rest(self) -> None:
+        """Let it end and its memory be others', until it is needed again."""
+        if self._writer is not None and not self._open:
+            self._is_resting = True
+            self._needed.clear()
+            self._let_go()
 
     async def ask(self, request: Request, *, seconds: float) -> Reply | None:
         """Its reply; None when it is away, failed, or took longer than that."""
@@ -77,10 +88,13 @@ class EstimatorProcess:
         while self.is_on:
             await self._needed.wait()
             began = time.monotonic()
+            self._is_resting = False
             try:
                 await self._live()
             except (OSError, msgspec.DecodeError) as error:
                 log.warning("the estimator: %s", error)
+            if self._is_resting:
+                continue
             failures = 0 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             wait = min(FIRST_WAIT_SECONDS * 2.0 ** (failures - 1), LONGEST_WAIT_SECONDS)
             log.warning("the estimator ended; it is started again in %.0f s", wait)

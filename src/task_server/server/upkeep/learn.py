@@ -29,9 +29,13 @@ from task_server.store.records.learning import EndedAttempt
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
-"""Between two looks at what has ended."""
+"""Between two looks at what has ended, while there is something new to learn."""
+CALM_SECONDS = 1.0
+"""The same while all that ends is of short functions that are known well."""
 QUIET_SECONDS = 5.0
 """The same while nothing ends here: others may have ended something."""
+IDLE_SECONDS = 300.0
+"""An estimator that nobody used for so long ends: numpy alone takes 30 MB."""
 SHARE = 0.1
 """Of one processor, for learning."""
 SAVED_SECONDS = 1.0
@@ -43,7 +47,8 @@ SPAN = 20_000
 FIRST_CALLS = 100
 """So many calls of each function are learned from, however many others end meanwhile."""
 FEW = 32
-"""Ended tasks that are all learned from; of more short ones about so many."""
+"""Ended tasks that are all learned from where one of them is new; of more short ones about so many,
+of known ones a quarter."""
 AT_ONCE = 32
 """Samples in one message: whoever asks meanwhile waits for one to be done."""
 LATE_SECONDS = 5.0
@@ -67,6 +72,8 @@ class Teacher:
         self._start = 0
         """Which start of the estimator has what is kept; 0: none has."""
         self._led = False
+        self._is_calm = False
+        """The last look found something, and nothing new."""
         self._counted: dict[int, tuple[int, float]] = {}
         """Function -> how many attempts of it had ended, and when that was seen to change."""
         self._saved_seconds = SAVED_SECONDS
@@ -92,13 +99,15 @@ class Teacher:
         """Teach until cancelled."""
         while self._state.estimator.is_on:
             waiter = asyncio.ensure_future(self._news.wait())
-            await asyncio.wait((waiter,), timeout=QUIET_SECONDS)
+            heard, _ = await asyncio.wait((waiter,), timeout=QUIET_SECONDS)
             waiter.cancel()
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CALM_SECONDS if self._is_calm else LOOK_SECONDS)
             self._news.clear()
+            self._is_calm = bool(heard)
             async with self._turn:
                 try:
                     await self._look()
+                    await self._rest()
                 except Unavailable as error:
                     log.warning("learning goes on later: %s", error)
 
@@ -124,6 +133,15 @@ class Teacher:
             await self._keeper.follow()
         if leads and self._start == estimator.starts and not await self._learn():
             self._start = 0
+
+    async def _rest(self) -> None:
+        """Let an estimator end that nobody uses, when what it learned is kept."""
+        estimator = self._state.estimator
+        if estimator.pid is None or time.monotonic() - estimator.used_at < IDLE_SECONDS:
+            return
+        is_taught = self._led and self._start == estimator.starts
+        if not is_taught or await self._keeper.save(is_last=True):
+            estimator.rest()
 
     async def _begin(self) -> None:
         start = self._state.estimator.starts
@@ -173,17 +191,20 @@ class Teacher:
         self, server: int, after: int, until: int, samples: int
     ) -> tuple[int, list[int]]:
         """How far to go, and the places to learn from."""
-        if until - after <= min(samples, FEW):
+        wanted = self._wanted()
+        self._is_calm &= not wanted
+        few = FEW if wanted else FEW // 4
+        if until - after <= min(samples, few):
             return until, list(range(after + 1, until + 1))
         places: list[int] = []
-        if wanted := self._wanted():
+        if wanted:
             places = await self._state.store.places_of(
                 server, after=after, until=until, functions=wanted, limit=FIRST_CALLS
             )
             if len(places) >= FIRST_CALLS:  # there may be more behind: go no further
                 until = places[-1]
             places = model.sampled(places, samples)
-        level = ((until - after) // FEW).bit_length()
+        level = ((until - after) // few).bit_length()
         return until, sorted({*places, *places_sampled(after, until, level)})
 
     def _wanted(self) -> list[int]:
