@@ -39,6 +39,15 @@ def test_no_fleet_is_faster_than_the_longest_call() -> None:
     assert when(calls(7, 1, 1), fleet(*[1.0] * 50)) == 7.0
 
 
+def test_a_fleet_can_be_looked_at_as_if_it_had_more_slots() -> None:
+    busy = [exactly(4), exactly(4)]
+    two = fleet(1, 1, running=busy)
+
+    assert when(calls(5, 3, 3), two) == 10.0
+    assert when(calls(5, 3, 3), two.grown(2)) == 6.0
+    assert when(calls(5, 3, 3), two.grown(4)) == 5.0
+
+
 def test_a_slow_worker_takes_longer() -> None:
     assert when(calls(1, 1), fleet(1, 3)) == 3.0
 

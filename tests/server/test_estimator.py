@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from task_server.server.estimator import process
-from task_server.server.upkeep import keep_model, refine
+from task_server.server.etas import BatchEtas
+from task_server.server.upkeep import keep_model, learn, refine
 from tests.server.asgi import App, application
 from tests.server.working import Worker, joined
 
@@ -60,6 +61,14 @@ async def by_table(app: App) -> dict[str, Any]:
         if told["basis"]["model"] == "history":
             return told
         await asyncio.sleep(0.01)
+
+
+async def ended(app: App) -> None:
+    """Wait until the estimator does not run."""
+    while True:
+        if app.state.estimator.pid is None:
+            return
+        await asyncio.sleep(0.02)
 
 
 def test_the_servers_process_never_imports_numpy() -> None:
@@ -108,13 +117,18 @@ async def test_etas_are_simulated_on_the_fleet(tmp_path: Path) -> None:
         await learned(app, calls=30)
         tasks = [task(1000)] * 4 + [task(8000)]
 
-        asked = (await app.ask("POST", "/v1/estimates", tasks)).json["eta"]
+        told = (await app.ask("POST", "/v1/estimates", tasks)).json
         batch = (await app.ask("POST", "/v1/tasks", tasks)).json["batch"]
         at_first = (await app.ask("GET", f"/v1/batches/{batch}")).json
 
     # The long one alone takes as long: a total over two slots would say 6 s.
+    asked = told["eta"]
     assert asked["p50"] == pytest.approx(8.0, rel=0.2)
     assert asked["p10"] <= asked["p50"] <= asked["p90"]
+    # Nor do more slots make it end sooner, which a share of the work would say.
+    assert [each["slots"] for each in told["eta_by_slots"]] == [2, 4, 8]
+    assert told["eta_by_slots"][0]["eta"] == asked
+    assert told["eta_by_slots"][2]["eta"]["p50"] == pytest.approx(8.0, rel=0.2)
     assert at_first["eta"]["p50"] == pytest.approx(8.0, rel=0.2)
     assert at_first["core_seconds"]["p50"] == pytest.approx(12.0, rel=0.2)
 
@@ -133,6 +147,28 @@ async def test_a_batchs_eta_follows_what_runs(tmp_path: Path) -> None:
 
     assert outlived["counts"]["running"] == 2
     assert outlived["eta"]["p50"] > 20.0
+
+
+async def test_a_batchs_eta_follows_its_own_pace(tmp_path: Path) -> None:
+    """Nothing is predicted of what lies between two calls; here that is as long as they are."""
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        await ran(app, worker, [1000] * 30)
+        await learned(app, calls=30)
+        batch = (await app.ask("POST", "/v1/tasks", [task(1000)] * 80)).json["batch"]
+        clock, passed = app.state.clock, 0.0
+        app.state.clock = lambda: clock() + passed
+        app.state.etas = BatchEtas(app.state.clock)
+        told = []
+        for _ in range(20):
+            told.append((await app.ask("GET", f"/v1/batches/{batch}")).json["eta"])
+            await worker.succeed(*await worker.take(2), seconds=1.0)
+            passed += 2.0
+
+    assert told[0]["p50"] == pytest.approx(40.0, rel=0.2)
+    truth = (80 - 2 * 19) / 2 * 2.0
+    assert told[-1]["p10"] <= truth <= told[-1]["p90"]
+    assert told[-1]["p50"] == pytest.approx(truth, rel=0.35)
 
 
 async def order_of(app: App) -> list[int]:
@@ -225,6 +261,26 @@ async def test_the_server_goes_on_by_the_table_while_the_estimator_is_away(tmp_p
         again = await learned(app, calls=10)
 
     assert math.isclose(without["p50"], again["p50"], rel_tol=0.5)
+
+
+async def test_an_estimator_that_nobody_uses_ends_and_comes_back_with_what_it_knew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(learn, "QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(learn, "LOOK_SECONDS", 0.05)
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        await ran(app, worker, [10, 2000] * 10)
+        await learned(app, calls=20)
+        monkeypatch.setattr(learn, "IDLE_SECONDS", 0.0)
+        await ended(app)
+        monkeypatch.setattr(learn, "IDLE_SECONDS", 300.0)
+
+        while_away = await by_table(app)
+        again = await learned(app, calls=20)
+
+    assert while_away["known"]
+    assert again["basis"]["calls"] == 20 and app.state.estimator.starts == 2
 
 
 async def test_the_estimator_ends_with_its_server(tmp_path: Path) -> None:

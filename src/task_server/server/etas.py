@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 from msgspec import Struct
 
 from task_server.protocol.tasks import Quantiles
+from task_server.scheduling.progress import Look, Pace, later
 from task_server.store.rows import BatchRow
 
 FRESH_SECONDS = 1.0
-"""For how long one is not worked out anew."""
+"""For how long one is not worked out anew, at most."""
+FRESH_PART = 0.1
+"""Of the ETA: what is done in a second has to be looked at more often."""
+LEAST_FRESH_SECONDS = 0.1
 FRESH_SHARE = 0.01
 """Of a batch's calls have to end before."""
 OLD_SECONDS = 15.0
@@ -31,6 +36,14 @@ class Left(Struct):
     """Members that had ended then."""
     core_seconds: Quantiles
     eta: Quantiles | None
+    """As predicted, before the batch's own pace."""
+    look: Look | None = None
+    """What was seen then; None: nothing to hold against what comes."""
+    pace: Pace = Pace()
+
+
+Work = Callable[[Left | None], Awaitable[Left | None]]
+"""Works out what is left of a batch, given what was worked out before."""
 
 
 class BatchEtas:
@@ -42,9 +55,7 @@ class BatchEtas:
         self._working: dict[int, asyncio.Task[None]] = {}
         self._rest_until = 0.0
 
-    async def left(
-        self, row: BatchRow, work_out: Callable[[], Awaitable[Left | None]]
-    ) -> Left | None:
+    async def left(self, row: BatchRow, work_out: Work) -> Left | None:
         """What is left of a batch; None: that cannot be told, or not so soon."""
         now = self._clock()
         found = self._found.get(row.batch)
@@ -56,12 +67,12 @@ class BatchEtas:
             if work is not None:
                 await asyncio.wait((work,), timeout=PATIENCE_SECONDS)
             found = self._found.get(row.batch)
-        return None if found is None else _as_of(found, now)
+        return None if found is None else _as_of(found, row, self._clock())
 
-    async def _work(self, batch: int, work_out: Callable[[], Awaitable[Left | None]]) -> None:
+    async def _work(self, batch: int, work_out: Work) -> None:
         began = self._clock()
         try:
-            found = await work_out()
+            found = await work_out(self._found.get(batch))
             self._found.pop(batch, None)
             if found is not None:
                 self._found[batch] = found  # at the end: those asked for last stay
@@ -77,14 +88,19 @@ def _is_stale(found: Left, row: BatchRow, now: float) -> bool:
     age = now - found.at
     if not 0.0 <= age <= OLD_SECONDS:
         return True
-    return age >= FRESH_SECONDS and row.ended - found.ended >= max(FRESH_SHARE * row.total, 1.0)
+    soon = FRESH_SECONDS if found.eta is None else FRESH_PART * found.eta.p50
+    is_old = age >= min(max(soon, LEAST_FRESH_SECONDS), FRESH_SECONDS)
+    return is_old and row.ended - found.ended >= max(FRESH_SHARE * row.total, 1.0)
 
 
-def _as_of(found: Left, now: float) -> Left:
+def _as_of(found: Left, row: BatchRow, now: float) -> Left:
     """The same a moment later."""
-    if found.eta is None:
+    eta, passed = found.eta, max(now - found.at, 0.0)
+    if eta is None:
         return found
-    passed = max(now - found.at, 0.0)
-    eta = found.eta
-    later = (max(seconds - passed, seconds / 20) for seconds in (eta.p10, eta.p50, eta.p90))
-    return Left(found.at, found.ended, found.core_seconds, Quantiles(*later))
+    if found.look is not None:
+        told = later(eta, found.look, found.pace, at=now, ended=row.ended, total=row.total)
+    else:
+        left = (max(seconds - passed, seconds / 20) for seconds in (eta.p10, eta.p50, eta.p90))
+        told = found.pace.corrected(Quantiles(*left))
+    return msgspec.structs.replace(found, eta=told)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from task_server.errors import Invalid
 from task_server.server.http import NDJSON, Call, Reply, check_json, encode
 from task_server.server.routing import USER, Route
@@ -24,7 +26,8 @@ async def post(state: State, call: Call) -> Reply:
     told = await asked(state, read, lists_calls=lists_calls)
     calls = [call.p50 for call in told.calls or ()]
     longest = max(calls or [estimate.price_of(state, spec).p50 for spec in read.specs])
-    told.eta_by_slots = await eta_by_slots(state, told, longest=longest)
+    if told.eta_by_slots is UNSET:
+        told.eta_by_slots = await eta_by_slots(state, told, longest=longest)
     return Reply(encode(told))
 
 

@@ -102,32 +102,34 @@ class Learner:
         began = time.process_time()
         calls = [call_of(request.known[index], arguments) for index, arguments in request.calls]
         estimates = self._predictor.estimate(calls)
-        total, eta = self._together(request, estimates, [call.function for call in calls])
+        total, etas = self._together(request, estimates, [call.function for call in calls])
         return Told(
             [tuple(row) for row in estimates.quantiles()[:, _SHOWN].tolist()],
             total,
-            eta,
+            etas[0] if etas else None,
             [self._basis(known) for known in request.known],
             len(self._predictor.functions),
             time.process_time() - began,
+            etas[1:],
         )
 
     def _together(
         self, request: Ask, estimates: Estimates, functions: Sequence[str]
-    ) -> tuple[Range, Range | None]:
-        """Of all calls: core-seconds, and seconds until they are done."""
+    ) -> tuple[Range, list[Range]]:
+        """Of all calls: core-seconds, and seconds until they are done, also on more slots."""
         fleet = None if request.fleet is None else self._fleet(request.fleet)
         slots = 1 if fleet is None else len(fleet.factors)
         times = draw(estimates, functions, drawn(len(functions), slots))
         stands_for = request.count / max(len(functions), 1)
         work = times.sum(axis=1) * stands_for
         if fleet is None:
-            return _range(work), None
+            return _range(work), []
         total = _range(work + left_of_own(fleet, len(work)))
         if not request.in_order:
             highest = estimates.medians + estimates.around[:, _HIGH]
             times = times[:, np.argsort(-highest, kind="stable")]
-        return total, _range(makespans(times, fleet, stands_for=stands_for))
+        looked_at = [fleet, *(fleet.grown(more) for more in request.times)]
+        return total, [_range(makespans(times, each, stands_for=stands_for)) for each in looked_at]
 
     def _fleet(self, told: Fleet) -> fleets.Fleet:
         factors = [

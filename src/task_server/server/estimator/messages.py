@@ -90,6 +90,8 @@ class Ask(Struct, tag=True):
     """They start in this order; else the long ones first."""
     fleet: Fleet | None = None
     """None: nobody is there to do it, or only the calls are of interest."""
+    times: list[int] = []
+    """How many times as many slots as these to look at, too."""
 
 
 class Basis(Struct, array_like=True):
@@ -116,6 +118,8 @@ class Told(Struct, tag=True):
     """Of how many functions it has learned anything."""
     cpu_seconds: float
     """What the answer cost."""
+    etas: list[Range] = []
+    """One of each `times` that was asked for."""
 
 
 class Explain(Struct, tag=True):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from task_server.protocol.tasks import CallEstimate, Estimate, Quantiles
-from task_server.server.estimator.messages import Told
+import math
+from collections.abc import Iterator, Sequence
+
+from task_server.protocol.tasks import CallEstimate, Estimate, EtaOnSlots, Quantiles
+from task_server.server.estimator.messages import Fleet, Range, Told
 from task_server.server.service import estimate, model
 from task_server.server.service.fleet import fleet_for
+from task_server.server.service.model import TIMES
 from task_server.server.service.requests import Body
 from task_server.server.state import State
 
@@ -30,17 +34,38 @@ async def asked(state: State, read: Body, *, lists_calls: bool) -> Estimate:
     fleet = await fleet_for(state, own=own)
     told = await model.tell(state, read, lists_calls=lists_calls, fleet=fleet)
     if told is not None:
-        _correct(state, found, read, told, lists_calls=lists_calls)
+        _correct(state, found, read, told, lists_calls=lists_calls, fleet=fleet)
     return found
 
 
-def _correct(state: State, found: Estimate, read: Body, told: Told, *, lists_calls: bool) -> None:
+def _correct(
+    state: State,
+    found: Estimate,
+    read: Body,
+    told: Told,
+    *,
+    lists_calls: bool,
+    fleet: Fleet | None,
+) -> None:
     """Put what the model told in the place of what the table said."""
     if lists_calls:
         found.calls = _calls(state, read, told)
     found.total.core_seconds = Quantiles(*told.total)
-    if told.eta is not None:
+    if told.eta is not None and fleet is not None:
         found.eta = Quantiles(*told.eta)
+        slots = sum(count for _, count in fleet.slots)
+        found.eta_by_slots = [
+            EtaOnSlots(times * slots, eta)
+            for times, eta in zip(TIMES, _falling([told.eta, *told.etas]), strict=True)
+        ]
+
+
+def _falling(etas: Sequence[Range]) -> Iterator[Quantiles]:
+    """As quantiles, none above the one before it: more slots make nothing later."""
+    least = [math.inf] * 3
+    for eta in etas:
+        least = list(map(min, least, eta))
+        yield Quantiles(*least)
 
 
 def _calls(state: State, read: Body, told: Told) -> list[CallEstimate]:

@@ -19,6 +19,8 @@ ASK_SECONDS = 2.0
 """Whoever asks has the table's estimate after that."""
 CALL_SECONDS = 0.0002
 """More for each call."""
+TIMES = (1, 2, 4)
+"""Of the slots there are: an estimate tells what more would buy."""
 SAMPLED_CALLS = 1000
 """Of more calls that are not listed, so many stand for all."""
 
@@ -38,6 +40,7 @@ async def tell(state: State, read: Body, *, lists_calls: bool, fleet: Fleet | No
         count=len(read.tasks),
         in_order=read.batch is not None and read.batch.order == "submit",
         fleet=fleet,
+        times=[more for more in TIMES if more > 1],
     )
     return await ask_of(state, ask, read.specs)
 

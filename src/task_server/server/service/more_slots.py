@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from task_server.protocol.tasks import Estimate, EtaOnSlots
 from task_server.scheduling.capacity import Work, on_more_slots
 from task_server.server.service import estimate
+from task_server.server.service.model import TIMES
 from task_server.server.state import State
-
-TIMES = (1, 2, 4)
-"""Of the slots there are."""
 
 
 async def eta_by_slots(state: State, told: Estimate, *, longest: float) -> list[EtaOnSlots]:
-    """The ETA on the slots there are, and on twice and four times as many; without any, on 1, 2, 4.
+    """As the table tells it, where the model did not simulate it.
 
+    The ETA on the slots there are, and on twice and four times as many; without any, on 1, 2, 4.
     `longest`: seconds of the longest call.
     """
     slots = await estimate.slots(state)
