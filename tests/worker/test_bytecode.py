@@ -12,6 +12,7 @@ from task_server.worker.bytecode import Bytecode, distributions
 from task_server.worker.environments import Environment, Environments
 from task_server.worker.interpreters import pythons
 from tests.environments.small_index import SmallIndex, small_index, wheel
+from tests.folders import let_damage
 
 PYTHON = f"3.{sys.version_info.minor}"
 TAG = f"cpython-3{sys.version_info.minor}"
@@ -115,6 +116,7 @@ async def test_it_stays_valid_when_the_sources_are_extracted_anew(
     lock = lock_of(index, "greet")
     first = await build(index, lock, tmp_path / "environments")
     old = (packages(first) / "greet" / "words.py").stat()
+    let_damage(first.interpreter.parents[1])
     first.interpreter.parents[1].rename(tmp_path / "away")
 
     second = await build(index, lock, tmp_path / "environments", cache="new", wait=False)
@@ -159,6 +161,7 @@ async def test_a_source_that_was_changed_is_not_compiled_for_others(
 ) -> None:
     lock = lock_of(index, "greet")
     changed = await build(index, lock, tmp_path / "environments", wait=False)
+    let_damage(tmp_path / "environments" / lock.digest)
     shutil.rmtree(tmp_path / "environments" / "bytecode", ignore_errors=True)
     for path in packages(changed).rglob("*.pyc"):
         path.unlink()

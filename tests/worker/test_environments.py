@@ -18,6 +18,7 @@ from task_server.server.uv_lock import lock as resolve
 from task_server.worker.environments import BuildFailed, Environment, Environments
 from task_server.worker.interpreters import pythons
 from tests.environments.small_index import SmallIndex, small_index, wheel
+from tests.folders import let_damage
 
 PYTHON = f"3.{sys.version_info.minor}"
 Open = Callable[..., Awaitable[Environments]]
@@ -147,7 +148,7 @@ async def test_a_warm_environment_is_found_after_a_restart(opened: Open, index: 
     assert fetch.times == 0
 
 
-@pytest.mark.parametrize("damage", ["emptied", "missing", "no manifest", "no interpreter"])
+@pytest.mark.parametrize("damage", ["replaced", "missing", "no manifest", "no interpreter"])
 async def test_a_damaged_environment_is_built_again(
     opened: Open, index: SmallIndex, damage: str
 ) -> None:
@@ -156,7 +157,8 @@ async def test_a_damaged_environment_is_built_again(
     folder = environment.interpreter.parents[1]
     site_packages = environment.site_packages
     assert site_packages is not None
-    if damage == "emptied":
+    let_damage(folder)
+    if damage == "replaced":
         (site_packages / "greet.py").unlink()
         (site_packages / "greet.py").touch()
     elif damage == "missing":
@@ -167,6 +169,54 @@ async def test_a_damaged_environment_is_built_again(
     again = await (await opened()).ready(lock.digest, Fetch(lock))
 
     assert run(again, "import greet; print(greet.hello())") == "hello"
+
+
+@pytest.mark.parametrize("content", ["", "def hello():\n    return 'jello'\n"])
+async def test_what_was_written_in_place_is_not_taken_from_the_cache_again(
+    opened: Open, index: SmallIndex, content: str
+) -> None:
+    lock = lock_of(index)
+    environment = await (await opened()).ready(lock.digest, Fetch(lock))
+    assert environment.site_packages is not None
+    source = environment.site_packages / "greet.py"
+    assert source.stat().st_nlink > 1, "uv's cache has the same file"
+    source.chmod(0o644)
+    source.write_text(content)
+
+    again = await (await opened()).ready(lock.digest, Fetch(lock))
+
+    assert run(again, "import greet; print(greet.hello())") == "hello"
+
+
+async def test_nobody_may_write_an_environment(opened: Open, index: SmallIndex) -> None:
+    environments, lock = await opened(), lock_of(index)
+    environment = await environments.ready(lock.digest, Fetch(lock))
+    await environments.compiled()
+
+    folder = environment.interpreter.parents[1]
+
+    there = [folder, *(path for path in folder.rglob("*") if not path.is_symlink())]
+    assert any(path.suffix == ".pyc" for path in there)
+    writable = [path for path in there if path.stat().st_mode & 0o222]
+    assert [path.name for path in writable] == ["manifest.json", "used"]
+
+
+async def test_environments_of_one_python_begin_as_copies_of_one(
+    opened: Open, index: SmallIndex, tmp_path: Path
+) -> None:
+    index.add("other", "1.0", {"other.py": ""})
+    uv, log = tmp_path / "uv", tmp_path / "log"
+    real = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    uv.write_text(f'#!/bin/sh\necho "$1" >> "{log}"\nexec "{real}" "$@"\n')
+    uv.chmod(0o755)
+    environments = await opened(uv=str(uv), has_fence=False)
+
+    one, other = (lock_of(index, name) for name in ("greet", "other"))
+    made = [await environments.ready(lock.digest, Fetch(lock)) for lock in (one, other)]
+
+    assert log.read_text().split().count("venv") == 1
+    assert run(made[0], "import greet; print(greet.hello())") == "hello"
+    assert run(made[1], "import other; print('greet' in sys.modules)") == "False"
 
 
 async def test_what_a_crash_left_is_swept_and_never_used(
@@ -334,6 +384,7 @@ async def test_packages_in_the_cache_need_no_index(
 ) -> None:
     environments, lock = await opened(), lock_of(index)
     await environments.ready(lock.digest, Fetch(lock))
+    let_damage(tmp_path / "environments" / lock.digest)
     shutil.rmtree(tmp_path / "environments" / lock.digest)
     asked, index.status = index.requests, 503
 
@@ -348,7 +399,7 @@ async def test_what_an_installer_did_by_half_is_not_taken_for_installed(
 ) -> None:
     uv, site = tmp_path / "uv", f"lib/python{PYTHON}/site-packages"
     real = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    half = f"cd *.partial/{site} && mkdir greet-1.0.dist-info; exit 2"
+    half = f"cd workshop-*.partial/{site} && mkdir greet-1.0.dist-info; exit 2"
     uv.write_text(f'#!/bin/sh\ncase "$*" in *--offline*) {half};; esac\nexec "{real}" "$@"\n')
     uv.chmod(0o755)
     environments, lock = await opened(uv=str(uv), has_fence=False), lock_of(index)
@@ -388,7 +439,7 @@ async def test_a_full_disk_is_this_machines_fault(
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("task_server.worker.environments.settle", full)
+    monkeypatch.setattr("task_server.worker.building.settle", full)
 
     with pytest.raises(BuildFailed, match="no space is left on the disk") as failed:
         await (await opened()).ready(lock.digest, Fetch(lock))

@@ -181,7 +181,7 @@ async def test_an_environment_that_is_too_large_is_not_kept(
     assert not [
         each
         for each in (tmp_path / "environments").iterdir()
-        if each.suffix != ".lock" and each.name != "bytecode"
+        if each.suffix not in (".lock", ".skeleton") and each.name != "bytecode"
     ]
 
 

@@ -112,6 +112,11 @@ def venv_command(uv: str, *, target: PurePath, interpreter: PurePath) -> list[st
     return [*command, "--python", str(interpreter), "--", str(target)]
 
 
+def forget_command(uv: str, names: Iterable[str]) -> list[str]:
+    """Remove from uv's cache what it has of these packages."""
+    return [uv, "cache", "clean", "--no-config", *_ALWAYS, "--", *names]
+
+
 def install_command(
     uv: str,
     *,

@@ -23,6 +23,7 @@ from typing import Final
 from packaging.utils import canonicalize_name
 
 from task_server.environments.lock import Lock, Pin
+from task_server.worker.environment_folders import SEALED
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ for line in sys.stdin:
                 found = hashlib.sha256(file.read()).digest()
             if "sha256=" + base64.urlsafe_b64encode(found).decode().rstrip("=") != wanted:
                 os.unlink(target)
+            else:
+                os.chmod(target, 0o444)
         except Exception:
             pass
     print(job["folder"], flush=True)
@@ -136,20 +139,36 @@ class Bytecode:
         folder = self._folder(distribution)
         made: set[str] = set()
         for compiled in distribution.compiled.values():
-            place = compiled.rpartition("/")[0]
+            place = f"{site_packages}/{compiled.rpartition('/')[0]}"
             if place not in made:
                 made.add(place)
-                with contextlib.suppress(FileExistsError, FileNotFoundError):
-                    os.mkdir(f"{site_packages}/{place}")  # noqa: PTH102 as below
+                with contextlib.suppress(FileNotFoundError):
+                    _open(place)
             # There already, or its source does not compile. Paths would cost more than the link.
             with contextlib.suppress(FileExistsError, FileNotFoundError):
                 os.link(f"{folder}/{compiled}", f"{site_packages}/{compiled}")
+        for place in made:
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(place, SEALED)  # noqa: PTH101 as above
 
     def _folder(self, distribution: Distribution) -> Path:
         return self._directory / distribution.key
 
     def _partial(self, distribution: Distribution) -> Path:
         return self._directory / f"{distribution.key}.partial-{os.getpid()}"
+
+
+def _open(place: str) -> None:
+    """Make a folder for byte code that can be written, in one that cannot."""
+    try:
+        os.mkdir(place)  # noqa: PTH102 as text: there are hundreds
+    except FileExistsError:
+        os.chmod(place, 0o755)  # noqa: PTH101
+    except PermissionError:
+        above = os.path.dirname(place)  # noqa: PTH120
+        os.chmod(above, 0o755)  # noqa: PTH101
+        os.mkdir(place)  # noqa: PTH102
+        os.chmod(above, SEALED)  # noqa: PTH101
 
 
 def distributions(site_packages: Path, lock: Lock) -> Iterator[Distribution]:

@@ -5,49 +5,39 @@ Their folders: see `environment_folders`; beside them `bytecode`.
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import os
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal
+from typing import Final, Literal
 
 from task_server.environments import uv as uv_text
 from task_server.environments.lock import BadLock, Lock, empty_lock, parse_lock
-from task_server.environments.uv_output import explain
 from task_server.worker import eviction
+from task_server.worker.building import BUILD_SECONDS, Builder, disk_trouble_as_failure, program
 from task_server.worker.bytecode import Bytecode
 from task_server.worker.environment_folders import (
-    LOCK_FILE,
     held,
     interpreter_in,
-    link_mode,
     remove,
-    settle,
     site_packages_in,
     stored_lock,
     sweep,
 )
-from task_server.worker.exits import watch
 from task_server.worker.installing import (
     BuildFailed as BuildFailed,  # raised here, so found here
 )
-from task_server.worker.installing import FetchWheels, Installer, InstallRules, Place
+from task_server.worker.installing import FetchWheels, InstallRules
 from task_server.worker.interpreters import DownloadFailed, Downloads, pythons
 from task_server.worker.sandbox import fence
-from task_server.worker.sandbox.fence import Fence, start
+from task_server.worker.sandbox.fence import Fence
 
 log = logging.getLogger(__name__)
 
-BUILD_SECONDS: Final = 15 * 60.0
 LOW_PRIORITY: Final = 10
 """Niceness of builds that no task waits for."""
 
@@ -55,8 +45,6 @@ State = Literal["building", "ready", "failed", "removed"]
 FetchLock = Callable[[str], Awaitable[str]]
 
 _EVICTED: Final = ".evicted"
-_OUTPUT_BYTES: Final = 1 << 20
-"""Of what uv writes, as much is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,25 +96,25 @@ class Environments:
         has_fence: bool = True,
     ) -> None:
         self._directory = directory.absolute()
-        self._uv = _program(uv)
-        self._environ = uv_text.process_environment(os.environ if environ is None else environ)
-        self._rules = rules or InstallRules()
-        self._installer = Installer(
-            self._uv,
-            self._environ,
+        uv = program(uv)
+        visible = uv_text.process_environment(os.environ if environ is None else environ)
+        self._builder = Builder(
+            self._directory,
+            uv=uv,
+            environ=visible,
             index=index,
-            rules=self._rules,
+            build_seconds=build_seconds,
+            now=now,
+            rules=rules or InstallRules(),
             fetch_wheels=fetch_wheels,
-            run=self._run,
+            fence=Fence() if has_fence and fence.is_possible() else None,
+            on_process=self._note_process,
         )
-        self._build_seconds = build_seconds
         self._pythons = pythons
         self._downloads = None
         if downloads is not None:
-            self._downloads = Downloads(downloads, uv=self._uv, environ=self._environ)
+            self._downloads = Downloads(downloads, uv=uv, environ=visible)
         self._offered: list[str] = []
-        self._now = now
-        self._fence = Fence() if has_fence and fence.is_possible() else None
         self._bytecode = Bytecode(self._directory / eviction.BYTECODE)
         self.on_built: Callable[[], None] = lambda: None
         """Called when there is one more on disk."""
@@ -146,7 +134,7 @@ class Environments:
         for python, interpreter in self._pythons.items():
             digest = empty_lock(python).digest
             self._ready[digest] = Environment(digest, interpreter, None)
-        with _disk_trouble_as_failure():
+        with disk_trouble_as_failure():
             self._found = await asyncio.to_thread(sweep, self._directory)
             await asyncio.to_thread(self._bytecode.sweep)
             await asyncio.to_thread(self._remove_evicted)
@@ -201,7 +189,7 @@ class Environments:
         `let_go(digest)` says of one that is to go whether it may; when it says so nothing may use
         it any more.
         """
-        with _disk_trouble_as_failure():
+        with disk_trouble_as_failure():
             usage = await asyncio.to_thread(eviction.usage_of, self._directory)
             before = usage.total
             gone = usage.evict(
@@ -222,7 +210,8 @@ class Environments:
 
     def _remove_evicted(self) -> None:
         for folder in self._directory.glob(f"*{_EVICTED}"):
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove(folder)
         eviction.remove_unlinked(self._directory / eviction.BYTECODE)
 
     async def compiled(self) -> None:
@@ -259,20 +248,18 @@ class Environments:
             self.on_built()
 
     async def _get(self, digest: str, fetch_lock: FetchLock) -> Environment:
-        with _disk_trouble_as_failure():
+        with disk_trouble_as_failure():
             lock = await asyncio.to_thread(stored_lock, self._directory / digest)
             if lock:
                 return await self._adopt(lock)
         lock = _checked(await fetch_lock(digest), digest)
         python = await self._python(lock.python)
-        if self._fence is not None:
-            self._fence.let_use(python)
         if lock.is_empty:
             return Environment(digest, python, None)
-        with _disk_trouble_as_failure():
+        with disk_trouble_as_failure():
             async with held(self._directory / f"{digest}.lock"):
                 if not await asyncio.to_thread(stored_lock, self._directory / digest):
-                    await self._build(lock, python)
+                    await self._builder.build(lock, python)
             return await self._adopt(lock)
 
     async def _python(self, minor: str) -> Path:
@@ -298,72 +285,6 @@ class Environments:
             task.add_done_callback(self._background.discard)
         return Environment(lock.digest, interpreter, site_packages)
 
-    async def _build(self, lock: Lock, python: Path) -> None:
-        began = self._now()
-        partial = self._directory / f"{lock.digest}.partial"
-        try:
-            async with asyncio.timeout(self._build_seconds):
-                await self._fill(partial, lock, python)
-            await asyncio.to_thread(settle, partial, lock, self._rules, built_at=began)
-        except TimeoutError:
-            message = f"the environment was not built within {self._build_seconds:g} s"
-            raise BuildFailed(message, is_retryable=True) from None
-        finally:
-            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
-        log.info("built environment %s in %.2f s", lock.digest, self._now() - began)
-
-    async def _fill(self, partial: Path, lock: Lock, python: Path) -> None:
-        await self._installer.check_version()
-        await asyncio.to_thread(_make_anew, partial)
-        command = uv_text.venv_command(self._uv, target=partial, interpreter=python)
-        await self._run(command, self._environ, partial)
-        (partial / LOCK_FILE).write_text(lock.text)
-        links = link_mode(self._environ, self._directory)
-        place = Place(partial, interpreter_in(partial), site_packages_in(partial, lock), links)
-        await self._installer.install(lock, place)
-
-    async def _run(
-        self,
-        command: Sequence[str],
-        environ: Mapping[str, str],
-        own: Path | None = None,
-        readable: Sequence[Path] = (),
-    ) -> str:
-        """Run uv; it fills the folder `own`, and may read what else is named."""
-        with tempfile.TemporaryFile() as output:
-            try:
-                process = self._start_uv(command, environ, output, own, readable)
-            except OSError as error:
-                message = f"uv cannot be started: {error.strerror}"
-                raise BuildFailed(message, is_retryable=True, is_unfit=True) from None
-            has_ended = asyncio.Event()
-            watch(process, has_ended.set)
-            self._note_process(process.pid)
-            try:
-                await self._rules.watched(process.pid, has_ended.wait())
-            finally:
-                self._note_process(None)
-                await _end(process, has_ended)
-            output.seek(0)
-            text = output.read(_OUTPUT_BYTES).decode(errors="replace")
-        if process.returncode:
-            raise _failed(process.returncode, text)
-        return text
-
-    def _start_uv(
-        self,
-        command: Sequence[str],
-        environ: Mapping[str, str],
-        output: IO[bytes],
-        own: Path | None,
-        readable: Sequence[Path],
-    ) -> subprocess.Popen[bytes]:
-        if self._fence is None or own is None:
-            return start(command, environ, folder=self._directory, output=output)
-        return self._fence.start(
-            command, environ, folder=self._directory, own=own, readable=readable, output=output
-        )
-
     def _note_process(self, process: int | None) -> None:
         """What the present build waits for; it runs as urgently as the build is wanted."""
         for build in self._builds.values():
@@ -373,22 +294,11 @@ class Environments:
                     _set_priority(process, LOW_PRIORITY)
 
 
-def _make_anew(partial: Path) -> None:
-    remove(partial, partial.with_suffix(""))
-    partial.mkdir()
-
-
 def _set_priority(process: int | None, niceness: int) -> None:
     # A process of its own session leads its group. Only root may make it more urgent again.
     if process is not None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PGRP, process, niceness)
-
-
-def _program(uv: str) -> str:
-    # Installed with us it lies beside our interpreter, which need not be on the PATH.
-    beside = Path(sys.executable).parent / uv
-    return str(beside) if beside.exists() else uv
 
 
 def _checked(text: str, digest: str) -> Lock:
@@ -399,33 +309,3 @@ def _checked(text: str, digest: str) -> Lock:
     if lock.digest != digest:
         raise BuildFailed(f"the lock that came is {lock.digest}'s", is_retryable=True)
     return lock
-
-
-@contextlib.contextmanager
-def _disk_trouble_as_failure() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "no space is left on the disk of" if is_full else "environments cannot be written on"
-        message = f"{what} this machine: {error.strerror}"
-        raise BuildFailed(message, is_retryable=True, is_unfit=True) from error
-
-
-def _failed(returncode: int, output: str) -> BuildFailed:
-    if returncode < 0:
-        return BuildFailed(f"uv was killed by signal {-returncode}", is_retryable=True)
-    failure = explain(output)
-    return BuildFailed(
-        failure.message,
-        is_retryable=failure.is_retryable,
-        is_unfit=failure.is_unfit,
-        is_away=failure.is_away,
-    )
-
-
-async def _end(process: subprocess.Popen[bytes], has_ended: asyncio.Event) -> None:
-    if not has_ended.is_set():
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await has_ended.wait()

@@ -44,7 +44,7 @@ GUARDS = [
     Guard(
         "worker/environment_folders.py",
         "an environment that is too large is kept",
-        "    rules.check_size(*content)\n",
+        "    rules.check_size(*content[:2])\n",
         "",
         f"{INSTALLING} -k too_large",
     ),
@@ -53,7 +53,7 @@ GUARDS = [
         "a damaged environment is used",
         'manifest.get("content") == content',
         "True",
-        f"{ENVIRONMENTS} -k emptied",
+        f"{ENVIRONMENTS} -k replaced",
     ),
     Guard(
         "worker/environments.py",
@@ -61,5 +61,26 @@ GUARDS = [
         "    if lock.digest != digest:\n",
         "    if False:\n",
         f"{ENVIRONMENTS} -k asked_for",
+    ),
+    Guard(
+        "worker/environment_folders.py",
+        "an environment may be written",
+        "found.st_mode & 0o777 & ~_WRITABLE)",
+        "found.st_mode & 0o777)",
+        f"{ENVIRONMENTS} -k nobody_may_write",
+    ),
+    Guard(
+        "worker/environment_folders.py",
+        "what was written in place is not seen",
+        "max(written_at, found.st_mtime_ns)",
+        "0",
+        f"{ENVIRONMENTS} -k in_place",
+    ),
+    Guard(
+        "worker/building.py",
+        "a damaged environment is made of the same files",
+        "            await self._clear_away(damaged, workshop, lock)\n",
+        "            remove(damaged)\n",
+        f"{ENVIRONMENTS} -k in_place",
     ),
 ]
