@@ -289,7 +289,11 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     ] = 512
     file_bytes: Annotated[int, _measured("Largest file that a task may write", "bytes")] = 4 * GIB
     network: Annotated[
-        Literal["none", "full"], _described("What tasks reach of the network, from level 1 on")
+        Literal["none", "internet", "full"],
+        _described(
+            "What tasks reach of the network: none, from level 1 on; internet: no private"
+            " addresses and not this machine, which needs root and control groups"
+        ),
     ] = "full"
     readable: Annotated[
         str, _described("Folders that tasks may read too, separated as in PATH")

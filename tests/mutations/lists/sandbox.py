@@ -4,6 +4,7 @@ from tests.mutations.guards import Guard
 
 TREE = "tests/worker/sandbox/test_namespaces.py"
 FENCE = "tests/worker/sandbox/test_fence.py"
+NETWORK = "tests/worker/sandbox/test_network.py"
 SECCOMP = "tests/worker/sandbox/test_seccomp.py"
 BYTECODE = "tests/worker/test_bytecode.py -k changed"
 ALONE = "tests/worker/test_alone.py"
@@ -86,5 +87,40 @@ GUARDS = [
         "        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
         "        pass\n",
         ALONE,
+    ),
+    Guard(
+        "worker/sandbox/network.py",
+        "a public address of the machine is reached",
+        '    yield (_IF_EQUAL, _SECOND, 0, "deny", _LOOPBACK_DEVICE)\n',
+        "",
+        f"{NETWORK} -k of_its_own",
+    ),
+    Guard(
+        "worker/sandbox/network.py",
+        "private addresses are reached inside IPv6 sockets",
+        '[(_LOAD_WORD, _WORD, _CONTEXT, 20, 0), (_GO, 0, 0, "4", 0)]',
+        '[(_GO, 0, 0, "allow", 0)]',
+        f"{NETWORK} -k nearer",
+    ),
+    Guard(
+        "worker/sandbox/network.py",
+        "a resolver is reached at every port",
+        '    yield (_IF_NOT, _PORT, 0, "no question 4", _DNS)\n',
+        "",
+        f"{NETWORK} -k questions",
+    ),
+    Guard(
+        "worker/sandbox/cgroups.py",
+        "nothing is refused",
+        "                network.restrict(folders[NETWORK])\n",
+        "                pass\n",
+        f"{NETWORK} -k nearer",
+    ),
+    Guard(
+        "worker/sandbox/choice.py",
+        "a worker starts that cannot hold its tasks to the internet",
+        "    _check_network(wishes, machine)\n",
+        "",
+        f"{NETWORK} -k missing",
     ),
 ]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from task_server.worker.process_tree import is_alive
+from task_server.worker.sandbox import network
 from task_server.worker.sandbox.limits import RunnerLimits
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 PREFIX = "task-server-"
 PERIOD_MICROSECONDS = 100_000
 REMOVE_SECONDS = 2.0
+NETWORK = "network"
+"""Beside the controllers: where the network of a group is restricted, which version 1 cannot."""
 
 
 class Group:
@@ -74,16 +77,28 @@ class Groups:
         """1 or 2."""
         return 2 if self._is_second else 1
 
+    @property
+    def without_internet(self) -> str:
+        """Why a group cannot have the internet alone; "" if it can."""
+        return network.missing(self._folders.get(NETWORK))
+
     def make(self, limits: RunnerLimits) -> Group:
         """A new group. Raises OSError."""
         # Agents in two containers may have the same id, and see the same groups.
         name = f"{PREFIX}{os.getpid()}-{secrets.token_hex(8)}"
-        folders = {kind: folder / name for kind, folder in self._folders.items()}
+        is_restricted = limits.network == "internet"
+        folders = {
+            kind: folder / name
+            for kind, folder in self._folders.items()
+            if kind != NETWORK or is_restricted or self._is_second
+        }
         group = Group(folders, is_second=self._is_second)
         try:
             for folder in set(folders.values()):
                 folder.mkdir(exist_ok=True)
             self._write(folders, limits)
+            if is_restricted:
+                network.restrict(folders[NETWORK])
         except OSError:
             group.remove()
             raise
@@ -163,6 +178,10 @@ def _first(own: Mapping[str, str], mounts: Mapping[str, Path]) -> Groups | None:
             folder = inside if inside.is_dir() else mounts[kind]
             if os.access(folder, os.W_OK):
                 folders[kind] = folder
+    if "" in own and "" in mounts:
+        folder = mounts[""] / own[""].lstrip("/")
+        if os.access(folder, os.W_OK):
+            folders[NETWORK] = folder
     return Groups(folders, is_second=False) if {"memory", "pids"} <= folders.keys() else None
 
 
@@ -181,7 +200,7 @@ def _second(own: Mapping[str, str], mounts: Mapping[str, Path]) -> Groups | None
         (agents / "cgroup.procs").write_text(pid)
     for kind in ("memory", "pids", "cpu"):
         (folder / "cgroup.subtree_control").write_text(f"+{kind}")
-    return Groups(dict.fromkeys(("memory", "pids", "cpu"), folder), is_second=True)
+    return Groups(dict.fromkeys(("memory", "pids", "cpu", NETWORK), folder), is_second=True)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -25,6 +25,9 @@ from task_server.worker.sandbox.uids import Uids, closed_folder, is_root
 
 log = logging.getLogger(__name__)
 
+_WITHOUT_GROUPS = (0, 3)
+"""Highest levels that do without control groups."""
+
 
 class SandboxTooWeak(TaskServerError):
     """This machine cannot hold strangers' code as firmly as the worker was told to."""
@@ -124,7 +127,7 @@ class Machine(Struct, frozen=True):
             uid=self.is_root,
             namespace=self.namespaces and self.seccomp and highest >= 3,
             maps_user=not self.is_root,
-            cgroup=self.groups is not None and highest not in (0, 3),
+            cgroup=self.groups is not None and highest not in _WITHOUT_GROUPS,
         )
         less = msgspec.structs.replace
         tree = best.namespace
@@ -147,6 +150,7 @@ async def choose(
     none that is good enough; it says what is missing.
     """
     machine = machine or Machine.here()
+    _check_network(wishes, machine)
     if machine.groups is not None:
         machine.groups.sweep()
     child = compiled_child(interpreter, directory / "shared")
@@ -158,6 +162,8 @@ async def choose(
             return Sandbox(layers, wishes.policy, root=root, uids=uids, groups=machine.groups)
 
         reason = _unreachable(layers, interpreter, directory)
+        if wishes.policy.limits.network == "internet" and not layers.cgroup:
+            reason = "no control group, which --network internet needs"
         if not reason:
             try:
                 examined = await examine(
@@ -188,6 +194,21 @@ def _unreachable(layers: Layers, interpreter: Path, directory: Path) -> str:
                 " (for Python: that of the system, /usr/bin/python3)"
             )
     return ""
+
+
+def _check_network(wishes: Wishes, machine: Machine) -> None:
+    if wishes.policy.limits.network == "internet":
+        why = _without_internet(machine)
+        if not why and wishes.highest in _WITHOUT_GROUPS:
+            why = f"--max-sandbox {wishes.highest} does without control groups"
+        if why:
+            raise SandboxTooWeak(f"--network internet cannot be held here: {why}")
+
+
+def _without_internet(machine: Machine) -> str:
+    if machine.groups is None:
+        return "this worker cannot make control groups"
+    return machine.groups.without_internet
 
 
 def _described(layers: Layers) -> str:
@@ -238,6 +259,8 @@ def hints(chosen: Chosen, machine: Machine | None = None) -> list[str]:
             "limits: give the worker a control group over (systemd: `Delegate=yes`), or start it"
             " as root where /sys/fs/cgroup can be written"
         )
+    if why := _without_internet(machine):
+        found.append(f"network: `--network internet` cannot be had: {why}")
     return found
 
 

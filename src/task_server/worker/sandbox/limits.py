@@ -11,7 +11,9 @@ from msgspec.structs import replace
 from task_server.protocol.workers import Limits
 from task_server.worker.sandbox.layers import Layers
 
-Network = Literal["none", "full"]
+Network = Literal["none", "internet", "full"]
+"""From least to most."""
+NETWORKS: tuple[Network, ...] = get_args(Network)
 
 GIB = 1 << 30
 LEAST_MEMORY = 64 << 20
@@ -50,8 +52,8 @@ class RunnerLimits(Struct, frozen=True, kw_only=True):
         Raises ValueError for what is not built.
         """
         network = asked.network or self.network
-        if network not in get_args(Network):
-            raise ValueError(f"network {network!r} is not built; there are none and full")
+        if network not in NETWORKS:
+            raise ValueError(f"network {network!r} is not built; there are {', '.join(NETWORKS)}")
         memory = asked.memory or max(self.memory_bytes, self._grown(asked))
         return RunnerLimits(
             memory_bytes=min(max(memory, LEAST_MEMORY), memory_bytes),
@@ -59,7 +61,7 @@ class RunnerLimits(Struct, frozen=True, kw_only=True):
             processes=min(asked.processes or self.processes, self.processes),
             file_bytes=min(asked.file_bytes or self.file_bytes, self.file_bytes),
             cpus=asked.cpu or self.cpus,
-            network="none" if "none" in (network, self.network) else "full",
+            network=min(network, self.network, key=NETWORKS.index),
             has_gpus=bool(asked.gpus),
         )
 

@@ -114,7 +114,8 @@ class Examined(Struct, frozen=True):
     def not_held(self) -> list[str]:
         """What should have been denied with these layers, and was not."""
         expected = {name for name, by in HELD_BY.items() if by(self.layers)}
-        expected |= {"connect"} if self.network == "none" and self.layers.level else set()
+        is_closed = self.network == "internet" or (self.network == "none" and self.layers.level)
+        expected |= {"connect"} if is_closed else set()
         failing = [name for name in HELD_BY if name in expected and not self._is_denied(name)]
         works = self.probes.get("works", "nothing came back")
         return failing if works == "yes" else [f"ordinary work: {works}", *failing]
