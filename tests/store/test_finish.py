@@ -118,6 +118,17 @@ async def test_a_lease_of_another_worker_is_not_found(world: World) -> None:
     assert await world.state(dealt.id) == "running"
 
 
+async def test_a_lease_that_another_worker_lost_is_not_found(world: World) -> None:
+    await world.submit()
+    worker = await world.worker()
+    dealt = await worker.take_one()
+    await world.advance(61)
+    thief = await world.worker()
+
+    assert await thief.report(succeeded(dealt)) == [404]
+    assert await world.state(dealt.id) == "delayed"
+
+
 async def test_a_wrong_secret_or_attempt_of_ones_own_task_is_a_conflict(world: World) -> None:
     await world.submit()
     worker = await world.worker()

@@ -346,7 +346,8 @@ async def test_a_parked_worker_is_told_of_a_cancel_at_once(world: World) -> None
 
     await world.store.cancel(1, accepted.ids)
 
-    assert (await parked).stop == [(lease_of(dealt).text, "cancelled")]
+    async with asyncio.timeout(10):  # it would hear of it in the end
+        assert (await parked).stop == [(lease_of(dealt).text, "cancelled")]
 
 
 async def test_a_busy_worker_is_told_at_its_next_exchange(world: World) -> None:

@@ -193,18 +193,18 @@ async def test_failures_are_reported_with_their_kind(server: ScriptedServer, sta
 async def test_the_same_tasks_again_are_ignored(
     server: ScriptedServer, start: Start, tmp_path: Path
 ) -> None:
-    await start()
-    lease = server.task("os:mkdir", str(tmp_path / "shared" / "made"))  # fails when it runs twice
-    server.tasks *= 3
-    slow = server.task("time:sleep", 0.3)
-    server.tasks += server.tasks[-1:]
+    await start(slots=3)
+    made = tmp_path / "shared" / "made"
+    command = f"mkdir {made} && sleep 0.5"  # fails when it runs twice
+    lease = server.task("subprocess:check_call", command, kwargs={"shell": True})
+    again = server.tasks[-1]
+    await server.until(made.exists)
 
-    await server.reported(lease, slow)
-    server.tasks.append({**server.tasks[0]} if server.tasks else {})
-    server.tasks.clear()
-    await asyncio.sleep(0.2)
+    server.tasks.append(again)
+    other = server.task("math:sqrt", 4)
+    await server.reported(lease, other)
 
-    assert [each["lease"] for each in server.reports] == [lease, slow]
+    assert sorted(each["lease"] for each in server.reports) == [lease, other]
     assert {each["outcome"] for each in server.reports} == {"succeeded"}
 
 

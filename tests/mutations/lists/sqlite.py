@@ -4,7 +4,7 @@ from tests.mutations.guards import Guard
 
 _TESTS = {
     "submit": "test_submit.py test_batches.py test_after.py test_order.py",
-    "finish": "test_finish.py test_plain.py test_crashes.py test_sessions.py test_cancel.py",
+    "finish": "test_finish.py test_plain.py test_crashes.py test_cancel.py test_lease.py",
     "change": "test_finish.py test_cancel.py test_sessions.py test_held.py",
     "cancel": "test_cancel.py test_batches.py test_restart.py test_held.py test_sessions.py",
     "sessions": "test_sessions.py test_held.py test_lease.py test_crashes.py test_restart.py",
