@@ -88,6 +88,8 @@ def _is_stale(found: Left, row: BatchRow, now: float) -> bool:
     age = now - found.at
     if not 0.0 <= age <= OLD_SECONDS:
         return True
+    if not found.ended and row.ended:  # from here on the batch's own pace can be seen
+        return age >= LEAST_FRESH_SECONDS
     soon = FRESH_SECONDS if found.eta is None else FRESH_PART * found.eta.p50
     is_old = age >= min(max(soon, LEAST_FRESH_SECONDS), FRESH_SECONDS)
     return is_old and row.ended - found.ended >= max(FRESH_SHARE * row.total, 1.0)

@@ -199,4 +199,18 @@ GUARDS = [
         "return seconds",
         "tests/scheduling/test_shares.py",
     ),
+    Guard(
+        "store/outcomes.py",
+        "what ran out of memory is tried again with the same",
+        "requires = after_running_out(requires_of(spec.requires), peak_bytes)",
+        "requires = requires_of(spec.requires)",
+        "tests/store/test_reserved.py -k 'not postgres'",
+    ),
+    Guard(
+        "scheduling/memory.py",
+        "rounding up lets slots idle",
+        "return slot_bytes if high > slot_bytes and peaks.fits(slot_bytes) else high",
+        "return high",
+        "tests/scheduling/test_memory.py",
+    ),
 ]

@@ -32,4 +32,22 @@ GUARDS = [
         "return now - since < seconds",
         "return True",
     ),
+    _guard(
+        "progress",
+        "time in which others had the slots makes a batch slow",
+        "return self.is_alone and self.ended > 0",
+        "return self.ended > 0",
+    ),
+    _guard(
+        "progress",
+        "what the model learns counts twice",
+        "return Pace(self.logarithms - self.calls * math.log(new / old), self.calls)",
+        "return self",
+    ),
+    _guard(
+        "progress",
+        "what runs takes no time",
+        "share = max(share, 0.5 * (total - ended) / max(total - look.ended, 1))",
+        "",
+    ),
 ]
