@@ -18,14 +18,20 @@ def log_to_stderr() -> None:
     )
 
 
+COLLECT_AFTER = (20_000, 50, 50)
+"""Objects more than there were, then collections of the younger generation."""
+
+
 def settle_heap() -> None:
     """Keep the collector of cycles from looking again and again at what stays: after the start.
 
     A full collection holds up everything else for some 50 ms with it, and hardly a millisecond
-    without.
+    without. Nearly all that requests make goes without it, by counts of references: it looks
+    rarely, or each batch and each of thousands of parked requests would be looked through.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECT_AFTER)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

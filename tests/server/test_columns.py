@@ -13,6 +13,7 @@ from task_server.errors import RequestError
 from task_server.protocol.ids import new_ids, to_text
 from task_server.protocol.tasks import Task
 from task_server.server.service.requests import Read, Reader
+from task_server.server.service.specs import Specs
 
 NOW = 1_800_000_000.0
 IDS = [to_text(each) for each in new_ids(4, at=NOW)]
@@ -48,7 +49,7 @@ def item(own: str | None, args: str | None, kwargs: str | None, more: str) -> st
 
 def outcome(kind: type[Reader], body: str) -> object:
     try:
-        read = kind(1, default_python="3.11", now=NOW).read(body.encode())
+        read = kind(1, kinds=Specs(default_python="3.11"), now=NOW).read(body.encode())
     except RequestError as error:
         return type(error), error.message, getattr(error, "errors", None)
     return read
@@ -70,7 +71,7 @@ def test_columns_say_what_items_say_one_by_one(
 def test_like_tasks_are_read_by_columns() -> None:
     items = [{"id": each, "args": [n]} for n, each in enumerate(IDS)]
     raws = [msgspec.json.encode(each) for each in items]
-    reader = Reader(1, default_python="3.11", now=NOW)
+    reader = Reader(1, kinds=Specs(default_python="3.11"), now=NOW)
 
     found = reader._alike(raws, Task(function="math:sqrt"), blake2b(digest_size=16))
 
@@ -81,4 +82,4 @@ def test_like_tasks_are_read_by_columns() -> None:
 @pytest.mark.parametrize("lines", ['{"args":[1\n2]}\n{"args":[3]},{"args":[4]}', "{}\n,\n{}"])
 def test_lines_are_json_each(lines: str) -> None:
     with pytest.raises(RequestError):
-        Reader(1, default_python="3.11", now=NOW).read(lines.encode(), is_lines=True)
+        Reader(1, kinds=Specs(default_python="3.11"), now=NOW).read(lines.encode(), is_lines=True)

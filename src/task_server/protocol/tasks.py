@@ -25,7 +25,7 @@ Features = dict[str, float | str]
 TERMINAL: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
-class FunctionByValue(Struct, forbid_unknown_fields=True):
+class FunctionByValue(Struct, frozen=True, forbid_unknown_fields=True):
     """A pickled callable: base64 of the pickle or `sha256:HEX` of a blob that holds it."""
 
     pickle: str

@@ -37,6 +37,7 @@ from task_server.server.routing import Edge
 from task_server.server.service.orders import OrderBook
 from task_server.server.service.refresh import Refreshes
 from task_server.server.service.resolve import Resolver
+from task_server.server.service.specs import Specs
 from task_server.server.service.uploads import Uploads
 from task_server.server.state import State
 from task_server.server.upkeep.budget import Budget
@@ -120,6 +121,7 @@ async def running(
     if settings.auth == "none":
         everyone = everyone_is(await store.owner_named(EVERYONE))
     resolver = Resolver(store, settings)
+    default_python = f"{sys.version_info.major}.{sys.version_info.minor}"
 
     async def keep_refreshed(request: str, lock: Lock) -> None:
         await store.refresh(
@@ -145,6 +147,7 @@ async def running(
             waits_for_others=is_postgres(settings.database_url),
         ),
         policy=settings.policy,
+        specs=Specs(default_python=default_python, policy=settings.policy),
         refreshes=Refreshes(
             store.refresh_mark,
             store.refreshed,
@@ -158,7 +161,7 @@ async def running(
         keep=Keep(
             settings.keep_read_seconds, settings.keep_unread_seconds, settings.keep_failed_seconds
         ),
-        default_python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        default_python=default_python,
     )
     locker = Locker(state, resolver)
     teacher = Teacher(state)

@@ -148,16 +148,22 @@ class Call:
 
     async def unless_gone(self, awaited: asyncio.Future[T]) -> T:
         """Wait for `awaited`, or raise Disconnected (and cancel it) when the caller goes away."""
+        await self.wait(awaited)
+        return awaited.result()
+
+    async def wait(self, awaited: asyncio.Future[T], *, seconds: float | None = None) -> None:
+        """As `unless_gone`, and no longer than so many seconds."""
         if awaited.done():
-            return awaited.result()
+            return
         gone = asyncio.ensure_future(self.gone())
         try:
-            await asyncio.wait((awaited, gone), return_when=asyncio.FIRST_COMPLETED)
-            if awaited.done():
-                return awaited.result()
-            awaited.cancel()
-            await asyncio.wait((awaited,))
-            raise Disconnected
+            await asyncio.wait(
+                (awaited, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if gone.done() and not awaited.done():
+                awaited.cancel()
+                await asyncio.wait((awaited,))
+                raise Disconnected
         finally:
             gone.cancel()
 

@@ -15,6 +15,7 @@ from task_server.server.estimator.process import EstimatorProcess
 from task_server.server.etas import BatchEtas
 from task_server.server.service.orders import OrderBook
 from task_server.server.service.refresh import Refreshes
+from task_server.server.service.specs import Specs
 from task_server.server.service.uploads import Uploads
 from task_server.server.upkeep.budget import Budget
 from task_server.server.upkeep.first_reads import FirstReads
@@ -44,6 +45,7 @@ class State(Struct):
     orders: OrderBook
     uploads: Uploads
     policy: Policy
+    specs: Specs
     refreshes: Refreshes
     estimator: EstimatorProcess
     totals: Totals

@@ -156,10 +156,3 @@ class Waiting:
         for watches in self._batches.values():
             for watch in watches:
                 watch.changed.set()
-
-
-async def until(future: asyncio.Future[Ended | None], seconds: float) -> Ended | None:
-    """The end, or None when time is up."""
-    if not future.done() and seconds > 0:
-        await asyncio.wait((future,), timeout=seconds)
-    return future.result() if future.done() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +24,6 @@ from task_server.server.http import (
 from task_server.server.routing import USER, Route
 from task_server.server.service import submit, views
 from task_server.server.state import State
-from task_server.server.waiting import until
 from task_server.store.rows import TaskFilter, TaskRow
 from task_server.store.states import BY_WORD, Encoding
 from task_server.store.states import State as TaskState
@@ -82,7 +80,7 @@ async def _post_one(state: State, call: Call, prepared: submit.Prepared, wait: f
         if result.accepted.ids[0] != task or result.accepted.duplicate:
             row = await wait_for(state, call, result.accepted.ids[0], wait)
             return await _shown(state, call, row) if row.state.is_terminal else _accepted(result)
-        await call.unless_gone(asyncio.ensure_future(until(ended, wait)))
+        await call.wait(ended, seconds=wait)
     row = await find(state, call, task)
     return await _shown(state, call, row) if row.state.is_terminal else _accepted(result)
 
@@ -151,7 +149,7 @@ async def wait_for(state: State, call: Call, task: bytes, seconds: float) -> Tas
         row = await find(state, call, task)
         if row.state.is_terminal or not seconds:
             return row
-        await call.unless_gone(asyncio.ensure_future(until(ended, seconds)))
+        await call.wait(ended, seconds=seconds)
     return await find(state, call, task)
 
 

@@ -10,7 +10,6 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from task_server.errors import Invalid, Malformed, RequestError
-from task_server.policy import EVERYTHING, Policy
 from task_server.protocol import ids
 from task_server.protocol.payload import check_few_keys, check_keys
 from task_server.protocol.tasks import FunctionByValue, Item, NewBatch, Submit, Task
@@ -23,7 +22,7 @@ from task_server.server.service.arguments import (
     read_features,
 )
 from task_server.server.service.installs import given
-from task_server.server.service.specs import awaited, make_spec, times
+from task_server.server.service.specs import Specs, awaited, times
 from task_server.server.service.uploads import OwnUploads
 from task_server.store.blobs import name_of
 from task_server.store.kinds import KindSpec
@@ -87,17 +86,15 @@ class Reader:
         self,
         owner: int,
         *,
-        default_python: str,
+        kinds: Specs,
         now: float,
         uploads: OwnUploads | None = None,
-        policy: Policy = EVERYTHING,
         refreshed: Mapping[str, str] | None = None,
     ) -> None:
         self._owner = owner
         self._uploads = uploads
-        self._policy = policy
         self._refreshed = refreshed
-        self._default_python = default_python
+        self._kinds = kinds
         self._now = now
         self._specs: dict[KindSpec, int] = {}
         self.blobs: dict[str, bytes] = {}
@@ -226,13 +223,11 @@ class Reader:
         """The index of the task's spec; tasks of one list mostly share it."""
         found = self._shared.get(is_plain) if is_shared else None
         if found is None:
-            spec = make_spec(
+            spec = self._kinds.of(
                 self._with_blob(task),
                 owner=self._owner,
                 is_plain=is_plain,
-                default_python=self._default_python,
                 uploads=self._uploads,
-                policy=self._policy,
                 refreshed=self._refreshed,
             )
             found = self._specs.setdefault(spec, len(self._specs))

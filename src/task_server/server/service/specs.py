@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from operator import attrgetter
 
 from msgspec import UnsetType
 
@@ -24,6 +25,77 @@ from task_server.store.kinds import AUTO, UNTIL_READ, KindSpec
 
 MAXIMUM_TAGS = 32
 MAXIMUM_AFTER = 10_000
+REMEMBERED = 1000
+"""Specs kept at hand."""
+_OF_KIND = (
+    "function",
+    "module",
+    "package",
+    "version",
+    "python",
+    "environment",
+    "requirements",
+    "script",
+    "timeout",
+    "retries",
+    "priority",
+    "at_most_once",
+    "keep",
+    "requires",
+    "require_sandbox",
+    "isolation",
+    "tags",
+    "limit_keys",
+    "result_encoding",
+)
+"""What of a task its spec is made of."""
+_said = attrgetter(*_OF_KIND)
+
+
+class Specs:
+    """Makes the specs of tasks; single tasks of one function come again and again."""
+
+    def __init__(self, *, default_python: str, policy: Policy = EVERYTHING) -> None:
+        self._default_python = default_python
+        self._policy = policy
+        self._known: dict[object, KindSpec] = {}
+        self._refreshed: Mapping[str, str] = {}
+
+    def of(
+        self,
+        task: Task,
+        *,
+        owner: int,
+        is_plain: bool,
+        uploads: OwnUploads | None = None,
+        refreshed: Mapping[str, str] | None = None,
+    ) -> KindSpec:
+        """As `make_spec`, which is asked once for tasks that say the same."""
+        refreshed = self._refreshed if refreshed is None else refreshed
+        if refreshed is not self._refreshed or len(self._known) >= REMEMBERED:
+            self._known, self._refreshed = {}, refreshed
+        said = (owner, is_plain, uploads and uploads.generation, _said(task))
+        try:
+            known = self._known.get(said)
+        except TypeError:  # a list or a dict is in it
+            return self._make(task, owner, is_plain=is_plain, uploads=uploads)
+        if known is None:
+            known = self._make(task, owner, is_plain=is_plain, uploads=uploads)
+            self._known[said] = known
+        return known
+
+    def _make(
+        self, task: Task, owner: int, *, is_plain: bool, uploads: OwnUploads | None
+    ) -> KindSpec:
+        return make_spec(
+            task,
+            owner=owner,
+            is_plain=is_plain,
+            default_python=self._default_python,
+            uploads=uploads,
+            policy=self._policy,
+            refreshed=self._refreshed,
+        )
 
 
 def make_spec(

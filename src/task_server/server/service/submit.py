@@ -53,10 +53,9 @@ async def read_body(
     check_text(body)
     reader = Reader(
         caller.owner,
-        default_python=state.default_python,
+        kinds=state.specs,
         now=state.clock(),
         uploads=await state.uploads.of(caller.owner),
-        policy=state.policy,
         refreshed=await state.refreshes.known(),
     )
     return reader.read(body, is_lines=is_lines), reader

@@ -311,7 +311,7 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
             return await future
         timer = self._loop.call_later(seconds, self._end_park, operation)
         try:
-            return await asyncio.shield(future)
+            return await future
         except asyncio.CancelledError:
             self._end_park(operation)  # the caller went away: give it no tasks
             raise
