@@ -238,3 +238,39 @@ def test_everything_is_dealt_once_in_the_order_of_each_owner(
     for worker, (want, slots) in zip(rooms, workers, strict=True):
         assert len(worker.dealt) <= want
         assert sum(not task.statistics.is_short for task in worker.dealt) <= slots
+
+
+class OneByOne(Room[Candidate]):
+    """A worker that is dealt each task on its own."""
+
+    def like_the_first(self, lane: Lane[Candidate]) -> int:
+        return 1
+
+
+task_strategy = st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 1), st.integers(1, 3))
+
+
+@given(
+    st.lists(task_strategy, max_size=40),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(1, 3)), min_size=1, max_size=3),
+    st.sampled_from([0.000_01, 0.004, 0.02]),
+)
+def test_like_tasks_are_dealt_at_once_as_they_would_be_one_by_one(
+    tasks: list[tuple[int, bool, int, int]], workers: list[tuple[int, int]], seconds: float
+) -> None:
+    known, other = short(seconds), short(seconds / 2)
+    numbers = []
+
+    for kind in (Room, OneByOne):
+        made = lane(1)
+        for number, (due_at, is_known, crashes, mebibytes) in enumerate(tasks, 1):
+            options = {"due_at": float(due_at), "crashes": crashes, "size": mebibytes * 2**20}
+            statistics = known if is_known else other
+            made.window.offer(candidate(number, statistics=statistics, **options))
+        rooms = [
+            kind(want=want, slots=slots, pythons=frozenset({"3.11"}), sandbox=4)
+            for want, slots in workers
+        ]
+        numbers.append(dealt(rooms, [made]))
+
+    assert numbers[0] == numbers[1]

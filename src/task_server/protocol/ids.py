@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 _TEXT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
+
+REMEMBERED = 16_384
+"""Texts kept at hand: each is told at the submit, with the lease and with the answer."""
 
 _HEXADECIMAL = re.compile("[0-9a-f]*", re.ASCII)
 _VARIANTS = frozenset("89ab")
@@ -35,20 +39,16 @@ def new_id(*, at: float | None = None) -> bytes:
     return new_ids(1, at=at)[0]
 
 
+@lru_cache(maxsize=REMEMBERED)
 def to_text(identifier: bytes) -> str:
     """The usual text of an id, lower case with hyphens."""
     h = identifier.hex()
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
-def to_texts(identifiers: Sequence[bytes]) -> list[str]:
+def to_texts(identifiers: Iterable[bytes]) -> list[str]:
     """The texts of many."""
-    h = b"".join(identifiers).hex()
-    return [
-        f"{h[i : i + 8]}-{h[i + 8 : i + 12]}-{h[i + 12 : i + 16]}-{h[i + 16 : i + 20]}"
-        f"-{h[i + 20 : i + 32]}"
-        for i in range(0, len(h), 32)
-    ]
+    return list(map(to_text, identifiers))
 
 
 def from_texts(texts: Sequence[str]) -> list[bytes] | None:

@@ -121,13 +121,39 @@ class Room(Generic[C]):
         seconds = self.short_seconds + candidate.statistics.price().p90
         return seconds <= PREFETCH_SECONDS * free and self.short < PREFETCH_TASKS * free
 
-    def give(self, candidate: C, requires: Requires | None = None) -> None:
-        """Deal it."""
-        seconds = short_seconds(candidate, requires)
-        self.hold(is_short=seconds is not None, seconds=seconds or 0.0, requires=requires)
-        self.want -= 1
-        self.reply_bytes += candidate.size
-        self.dealt.append(candidate)
+    def like_the_first(self, lane: Lane[C]) -> int:
+        """How many of a lane's first ones it may have ahead at once, where it takes the very first.
+
+        Hardly any Python code for each: a thousand of one function may come together.
+        """
+        entries = lane.window.entries
+        first = entries[0]
+        seconds = short_seconds(first, lane.requires)
+        if seconds is None:
+            return 1
+        free = self.slots - self.long
+        most = min(self.want, PREFETCH_TASKS * free - self.short)
+        if seconds > 0.0:
+            most = min(most, int((PREFETCH_SECONDS * free - self.short_seconds) / seconds))
+        statistics, left, count = first.statistics, REPLY_BYTES - self.reply_bytes - first.size, 1
+        for each in entries[1:most]:
+            left -= each.size
+            if left < 0 or each.crashes or each.statistics is not statistics:
+                break
+            count += 1
+        return count
+
+    def give(self, candidates: list[C], requires: Requires | None = None) -> None:
+        """Deal one, or several that are `like_the_first`."""
+        seconds, count = short_seconds(candidates[0], requires), len(candidates)
+        if seconds is None:
+            self.hold(is_short=False, seconds=0.0, requires=requires)
+        else:
+            self.short += count
+            self.short_seconds += count * seconds
+        self.want -= count
+        self.reply_bytes += sum(candidate.size for candidate in candidates)
+        self.dealt += candidates
 
 
 def short_seconds(candidate: Candidate, requires: Requires | None = None) -> float | None:
@@ -222,9 +248,11 @@ def _fill(
         if not room.takes(candidate, ahead=ahead):
             heappop(turns)  # nothing of a party passes that party's first
             continue
-        room.give(candidate, lane.requires)
-        shares.charge(lane.owner, abs(candidate.predicted))
-        _advance(heads, refill)
+        is_alone = ahead and len(turns) == 1 and len(heads) == 1
+        given = lane.window.entries[: room.like_the_first(lane) if is_alone else 1]
+        room.give(given, lane.requires)
+        shares.charge(lane.owner, sum(abs(each.predicted) for each in given))
+        _advance(heads, len(given), refill)
         if heads:
             heapreplace(turns, (shares.turn(party), party, heads))
         else:
@@ -239,11 +267,11 @@ def _drop(turns: list[Turn[C]]) -> None:
         heappop(turns)
 
 
-def _advance(heads: list[Head[C]], refill: Callable[[Lane[C]], None]) -> None:
-    """Take the first task out of the first lane."""
+def _advance(heads: list[Head[C]], count: int, refill: Callable[[Lane[C]], None]) -> None:
+    """Take the first tasks out of the first lane."""
     lane = heads[0][2]
     window = lane.window
-    del window.entries[0]
+    del window.entries[:count]
     if not window.entries and not window.is_complete:
         refill(lane)
     if window.entries:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -38,8 +40,8 @@ class Candidate(Struct):
 C = TypeVar("C", bound=Candidate)
 
 
-def _key(candidate: Candidate) -> Key:
-    return (candidate.due_at, candidate.tie, candidate.number)
+_key = attrgetter("due_at", "tie", "number")
+"""`Candidate.key`, without Python code."""
 
 
 class Window(Generic[C]):
@@ -63,6 +65,15 @@ class Window(Generic[C]):
         else:
             insort(self.entries, candidate, key=_key)
         return True
+
+    def offer_all(self, candidates: Iterable[C]) -> list[C]:
+        """Take tasks that became queued; gives those that lie beyond the window."""
+        ordered = sorted(candidates, key=_key)
+        is_behind = not self.entries or _key(self.entries[-1]) < _key(ordered[0])
+        if self.is_complete and is_behind:
+            self.entries += ordered
+            return []
+        return [each for each in ordered if not self.offer(each)]
 
     def trim(self, size: int = WINDOW) -> list[C]:
         """Give up what is over `size`, from the end; the lane has more then."""

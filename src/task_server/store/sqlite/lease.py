@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from task_server.scheduling.deal import Room, deal, short_seconds
 from task_server.scheduling.lanes import Lane
+from task_server.scheduling.requires import Requires
 from task_server.scheduling.shares import weights_of
 from task_server.store.attempts import Dealt
 from task_server.store.sqlite.change import LostUpdate
@@ -29,6 +30,8 @@ _NONE: frozenset[str] = frozenset()
 
 Taken = tuple[Queued, Waiter, bytes]
 """A task, who has it now, and the secret of its lease."""
+Burden = tuple[Requires | None, float | None]
+"""What a task takes of its worker: what it requires, and `short_seconds`."""
 
 
 def deal_to_parked(group: Group) -> list[Waiter]:
@@ -160,9 +163,15 @@ def _read_payloads(group: Group, tasks: list[Queued]) -> None:
 def _hand_over(group: Group, taken: list[Taken]) -> list[Waiter]:
     given: dict[Waiter, list[Dealt]] = defaultdict(list)
     limits = fix_limits(group, [task for task, *_ in taken])
+    burdens: dict[tuple[int, bool], Burden] = {}
     for task, waiter, secret in taken:
         session = waiter.session
-        session.leases[task.number] = _running(group, task, session.number, secret)
+        like = (task.kind.number, task.crashes > 0)
+        burden = burdens.get(like)
+        if burden is None:
+            requires = group.lane_of(task).requires
+            burden = burdens[like] = (requires, short_seconds(task, requires))
+        session.leases[task.number] = _running(group, task, session.number, secret, burden)
         dealt = Dealt(
             task.number, task.id, task.kind, task.attempt + 1, secret, task.payload or b""
         )
@@ -180,25 +189,28 @@ def _hand_over(group: Group, taken: list[Taken]) -> list[Waiter]:
     return list(given)
 
 
-def _running(group: Group, task: Queued, reply: int, secret: bytes) -> Running:
-    requires = group.lane_of(task).requires
-    high = short_seconds(task, requires)
+def _running(
+    group: Group, task: Queued, reply: int, secret: bytes, burden: Burden
+) -> Running:
+    requires, high = burden
+    # By position: a thousand may be leased at once, and names cost as much again.
     return Running(
-        number=task.number,
-        id=task.id,
-        kind=task.kind,
-        attempt=task.attempt + 1,
-        secret=secret,
-        batch=task.batch,
-        position=task.position,
-        submitted_at=task.submitted_at,
-        started_at=max(group.now, task.submitted_at),
-        reply=reply,
-        predicted=task.predicted,
-        predicted_high=task.predicted_high,
-        is_short=high is not None,
-        high=high or 0.0,
-        requires=requires,
+        task.number,
+        task.id,
+        task.kind,
+        task.attempt + 1,
+        secret,
+        task.batch,
+        task.position,
+        task.submitted_at,
+        max(group.now, task.submitted_at),
+        reply,
+        task.predicted,
+        task.predicted_high,
+        high is not None,
+        high or 0.0,
+        "leased",
+        requires,
     )
 
 

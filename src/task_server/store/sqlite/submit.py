@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import count, repeat
 
 from task_server.errors import Conflict, Gone, NotFound
-from task_server.scheduling.order import InBatch, Place
+from task_server.scheduling.order import InBatch
 from task_server.store.kinds import Kind
 from task_server.store.places import BatchSoFar, Places, in_batch
 from task_server.store.records import retention
@@ -233,23 +235,16 @@ def _store(
     places = Places(
         submission, now=group.now, batch=shared, by_prediction=group.policy.by_prediction
     )
-    made: dict[bytes, Queued] = {}
-    timed: list[tuple[Queued, NewTask]] = []
-    beyond: list[Queued] = []
-    for task in new:
-        queued = _queued(
-            group, submission, task, kinds[task.spec], batch, position, places.of(task)
-        )
-        if position is not None:
-            position += 1
-        group.fresh_ids[task.id] = made[task.id] = queued
-        if _is_timed(task):
-            timed.append((queued, task))
-        else:
-            _offer(group, queued, beyond)
-    for spec, count in Counter(task.spec for task in new).items():
-        group.add_load(kinds[spec].number, count)
-        group.stored[kinds[spec].number] += count
+    queued = _queued(group, submission, new, kinds, batch, position, places)
+    made = {task.id: task for task in queued}
+    group.fresh_ids.update(made)
+    timed = [(q, task) for q, task in zip(queued, new, strict=True) if _is_timed(task)]
+    if timed:
+        queued = [q for q, task in zip(queued, new, strict=True) if not _is_timed(task)]
+    beyond = _offer(group, queued)
+    for spec, tasks in Counter(task.spec for task in new).items():
+        group.add_load(kinds[spec].number, tasks)
+        group.stored[kinds[spec].number] += tasks
     _trim_windows(group, kinds, beyond)
     group.insert(beyond, State.QUEUED)
     _insert_timed(group, timed, dependencies.keep(group, new, made, awaited))
@@ -284,42 +279,58 @@ def _positions(group: Group, batch: int | None, count: int, shared: InBatch | No
 def _queued(
     group: Group,
     submission: Submission,
-    task: NewTask,
-    kind: Kind,
+    new: list[NewTask],
+    kinds: list[Kind],
     batch: int | None,
     position: int | None,
-    at: Place,
-) -> Queued:
-    memory = group.memory
-    number = memory.next_number
-    memory.next_number = number + 1
-    price = submission.prices[task.spec]
-    return Queued(
-        number=number,
-        due_at=at[0],
-        tie=at[1],
-        crashes=0,
-        predicted=price.p50 if price.calls else -price.p50,
-        size=len(task.payload),
-        statistics=memory.functions_by_number[kind.function],
-        id=task.id,
-        kind=kind,
-        batch=batch,
-        position=position,
-        submitted_at=group.now,
-        predicted_high=price.p90,
-        attempt=0,
-        payload=task.payload,
-        digest=task.digest,
-        is_fresh=True,
-    )
+    places: Places,
+) -> list[Queued]:
+    memory, now = group.memory, group.now
+    first = memory.next_number
+    memory.next_number += len(new)
+    statistics = [memory.functions_by_number[kind.function] for kind in kinds]
+    prices = [
+        (price.p50 if price.calls else -price.p50, price.p90) for price in submission.prices
+    ]
+    positions: Iterable[int | None] = repeat(None) if position is None else count(position)
+    # By position: a thousand tasks may come at once, and names cost as much again.
+    return [
+        Queued(
+            number,
+            *places.of(task),
+            0,
+            prices[task.spec][0],
+            len(task.payload),
+            statistics[task.spec],
+            task.id,
+            kinds[task.spec],
+            batch,
+            at,
+            now,
+            prices[task.spec][1],
+            0,
+            task.payload,
+            task.digest,
+            True,
+        )
+        for number, at, task in zip(count(first), positions, new, strict=False)
+    ]
 
 
-def _offer(group: Group, queued: Queued, beyond: list[Queued]) -> None:
-    if group.lane_of(queued).window.offer(queued):
-        group.fresh.append(queued)
-    else:
-        beyond.append(queued)
+def _offer(group: Group, queued: list[Queued]) -> list[Queued]:
+    """Into the windows of their lanes; gives those that lie beyond."""
+    lanes: dict[int, list[Queued]] = defaultdict(list)
+    for task in queued:
+        lanes[task.kind.lane].append(task)
+    beyond: list[Queued] = []
+    for number, some in lanes.items():
+        over = group.memory.lanes[number].window.offer_all(some)
+        if over:
+            numbers = {task.number for task in over}
+            some = [task for task in some if task.number not in numbers]
+        group.fresh += some
+        beyond += over
+    return beyond
 
 
 def _trim_windows(group: Group, kinds: list[Kind], beyond: list[Queued]) -> None:
