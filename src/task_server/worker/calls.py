@@ -1,13 +1,15 @@
 """What a runner is asked to do and what came of it, and the frames in which both travel.
 
-A frame is the lengths of header and payload, a JSON header, the payload; `child.py` has the other
-side. Whatever comes from a runner is a stranger's bytes: it is checked here, never unpickled.
+A frame is the lengths of header and payload, a JSON header, the payload; before those of calls
+stands the nonce, so that like calls have equal headers. `child.py` has the other side. Whatever
+comes from a runner is a stranger's bytes: it is checked here, never unpickled.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -24,6 +26,7 @@ START_BITS = 0xFFFFFFFF
 """The part of a call's nonce that permits it to start."""
 
 HEAD = struct.Struct("!IQ")
+CALL_HEAD = struct.Struct("!QIQ")
 
 
 class CallLimits(Struct, frozen=True):
@@ -94,7 +97,6 @@ class AnswerHeader(Struct, array_like=True):
 
 
 class _CallHeader(Struct, omit_defaults=True):
-    nonce: int
     function: str
     encoding: str
     result_encoding: str
@@ -102,36 +104,49 @@ class _CallHeader(Struct, omit_defaults=True):
     module: str | None = None
     package: str | None = None
     pickled: int = 0
-    blobs: dict[str, str] = {}
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnswerHeader).decode
 
 
-def control_frame(header: object) -> bytes:
+def control_frame(header: object, nonce: int = 0) -> bytes:
     """A frame without a call."""
     data = _encode(header)
-    return HEAD.pack(len(data), 0) + data
+    return CALL_HEAD.pack(nonce, len(data), 0) + data
 
 
 def call_frame(call: Call, nonce: int) -> bytes:
     """The frame that asks for one call."""
-    header = _encode(
-        _CallHeader(
-            nonce,
-            call.function,
-            call.encoding,
-            call.result_encoding,
-            call.limits.answer_bytes,
-            call.module,
-            call.package,
-            len(call.pickled) if call.pickled is not None else 0,
-            call.blobs,
-        )
+    pickled = call.pickled
+    header = _call_header(
+        call.function,
+        call.encoding,
+        call.result_encoding,
+        call.limits.answer_bytes,
+        call.module,
+        call.package,
+        0 if pickled is None else len(pickled),
     )
-    payload = call.payload if call.pickled is None else call.pickled + call.payload
-    return HEAD.pack(len(header), len(payload)) + header + payload
+    if call.blobs:
+        header = header[:-1] + b',"blobs":%s}' % _encode(call.blobs)
+    payload = call.payload if pickled is None else pickled + call.payload
+    return CALL_HEAD.pack(nonce, len(header), len(payload)) + header + payload
+
+
+@lru_cache(maxsize=256)
+def _call_header(
+    function: str,
+    encoding: str,
+    result_encoding: str,
+    limit: int,
+    module: str | None,
+    package: str | None,
+    pickled: int,
+) -> bytes:
+    """The header of calls that differ in their arguments alone."""
+    header = _CallHeader(function, encoding, result_encoding, limit, module, package, pickled)
+    return _encode(header)
 
 
 class AnswerReader:

@@ -39,6 +39,7 @@ _getpid, _fstat, _stat, _read, _write = os.getpid, os.fstat, os.stat, os.read, o
 _perf_counter, _process_time = time.perf_counter, time.process_time
 
 HEAD = struct.Struct("!IQ")
+CALL_HEAD = struct.Struct("!QIQ")  # with the nonce of a call first
 START = struct.Struct("<I")
 READ_BYTES = 1 << 16
 PICKLE_PROTOCOL = 5
@@ -50,6 +51,7 @@ MAX_TRACEBACK = 100_000
 MAX_EXCEPTION_PICKLE = 64 * 1024
 FRAMING_BYTES = 4096  # what pickle or JSON adds to a value of just the largest size
 MAX_FUNCTIONS = 256  # kept ready to call
+MAX_KEPT_HEADER = 4096  # of calls; like calls have the same
 
 
 OUR_FILE = (lambda: None).__code__.co_filename  # also where this file runs as byte code
@@ -77,6 +79,7 @@ _decode = json.JSONDecoder().decode
 class Frame(NamedTuple):
     """What the agent sent: a header and the bytes it speaks of."""
 
+    nonce: int
     header: dict[str, Any]
     payload: bytes
 
@@ -91,6 +94,7 @@ class Link:
         self._buffer = b""
         self._at = 0
         self._kept: list[Frame] = []
+        self._headers: dict[bytes, dict[str, Any]] = {}
 
     def own(self) -> None:
         """From now on only this process has the sockets: what it forks loses them."""
@@ -112,7 +116,7 @@ class Link:
         """The frame of that call; those before it were taken back."""
         while True:
             frame = self._kept.pop(0) if self._kept else self.next_frame()
-            if frame.header["nonce"] & 0xFFFFFFFF == start:
+            if frame.nonce & 0xFFFFFFFF == start:
                 return frame
 
     def wait_for_go_on(self) -> None:
@@ -125,9 +129,20 @@ class Link:
 
     def next_frame(self) -> Frame:
         """The next frame as sent. Raises EOFError when the agent left."""
-        header_size, payload_size = HEAD.unpack(self._take(HEAD.size))
-        header = _decode(self._take(header_size).decode())
-        return Frame(header, self._take(payload_size) if payload_size else b"")
+        nonce, header_size, payload_size = CALL_HEAD.unpack(self._take(CALL_HEAD.size))
+        header = self._header(self._take(header_size))
+        return Frame(nonce, header, self._take(payload_size) if payload_size else b"")
+
+    def _header(self, data: bytes) -> dict[str, Any]:
+        """A header as sent. Calls of one function have the same, which is read once."""
+        header = self._headers.get(data)
+        if header is None:
+            header = _decode(data.decode())
+            if len(self._headers) >= MAX_FUNCTIONS:
+                self._headers.clear()
+            if len(data) <= MAX_KEPT_HEADER:
+                self._headers[data] = header
+        return header
 
     def _take(self, size: int) -> bytes:
         end = self._at + size
@@ -1375,18 +1390,18 @@ class Runner:
             if start is None:
                 return
             frame = link.call(start)
-            if self.serve(frame.header, frame.payload):
+            if self.serve(frame):
                 link.wait_for_go_on()
                 reap()
             self.surroundings.put_back()
 
-    def serve(self, header: dict[str, Any], payload: bytes) -> bool:
+    def serve(self, frame: Frame) -> bool:
         """Run one call and send its answer; whether processes of it are left."""
         log_start = self.surroundings.log_size()
         self.meter.begin()
         cpu = _process_time()
         times = [0.0, 0.0]
-        callee, body, parts = self.outcome(header, payload, times)
+        callee, body, parts = self.outcome(frame.header, frame.payload, times)
         self.surroundings.flush()
         children = has_children()
         used = _process_time() - cpu + self.meter.children_seconds()
@@ -1396,7 +1411,7 @@ class Runner:
         )
         left = "true" if children else "false"
         resolved = callee.resolved if callee else "null"
-        head = f"[{header['nonce']},{numbers},{left},{resolved},"
+        head = f"[{frame.nonce},{numbers},{left},{resolved},"
         self.link.send(head.encode() + body + b"]", parts)
         return children
 

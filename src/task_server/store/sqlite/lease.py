@@ -189,9 +189,7 @@ def _hand_over(group: Group, taken: list[Taken]) -> list[Waiter]:
     return list(given)
 
 
-def _running(
-    group: Group, task: Queued, reply: int, secret: bytes, burden: Burden
-) -> Running:
+def _running(group: Group, task: Queued, reply: int, secret: bytes, burden: Burden) -> Running:
     requires, high = burden
     # By position: a thousand may be leased at once, and names cost as much again.
     return Running(

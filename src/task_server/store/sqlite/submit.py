@@ -289,9 +289,7 @@ def _queued(
     first = memory.next_number
     memory.next_number += len(new)
     statistics = [memory.functions_by_number[kind.function] for kind in kinds]
-    prices = [
-        (price.p50 if price.calls else -price.p50, price.p90) for price in submission.prices
-    ]
+    prices = [(price.p50 if price.calls else -price.p50, price.p90) for price in submission.prices]
     positions: Iterable[int | None] = repeat(None) if position is None else count(position)
     # By position: a thousand tasks may come at once, and names cost as much again.
     return [
