@@ -267,7 +267,7 @@ def test_like_tasks_are_dealt_at_once_as_they_would_be_one_by_one(
             options = {"due_at": float(due_at), "crashes": crashes, "size": mebibytes * 2**20}
             statistics = known if is_known else other
             made.window.offer(candidate(number, statistics=statistics, **options))
-        rooms = [
+        rooms: list[Room[Candidate]] = [
             kind(want=want, slots=slots, pythons=frozenset({"3.11"}), sandbox=4)
             for want, slots in workers
         ]
