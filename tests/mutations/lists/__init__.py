@@ -4,6 +4,7 @@ from tests.mutations.guards import Guard
 from tests.mutations.lists import (
     client,
     faults,
+    learning,
     operations,
     packages,
     postgres,
@@ -24,6 +25,7 @@ GUARDS: list[Guard] = [
     *worker.GUARDS,
     *requires.GUARDS,
     *scheduling.GUARDS,
+    *learning.GUARDS,
     *faults.GUARDS,
     *operations.GUARDS,
     *client.GUARDS,
