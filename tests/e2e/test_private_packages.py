@@ -20,17 +20,20 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 
 NAME = "acme_tools-1.0-py3-none-any.whl"
 BACKEND = """
-import zipfile
+import os, time, zipfile
+MOMENT = time.gmtime(int(os.environ["SOURCE_DATE_EPOCH"]))[:6]
 def build_wheel(folder, config_settings=None, metadata_directory=None):
     name = "acme_tools-3.0-py3-none-any.whl"
     with zipfile.ZipFile(f"{folder}/{name}", "w") as archive:
-        archive.write("acme_tools.py")
+        def write(name, text):
+            archive.writestr(zipfile.ZipInfo(name, MOMENT), text)
+        write("acme_tools.py", open("acme_tools.py").read())
         information = "acme_tools-3.0.dist-info"
-        archive.writestr(f"{information}/METADATA",
-                         "Metadata-Version: 2.1\\nName: acme-tools\\nVersion: 3.0\\n")
-        archive.writestr(f"{information}/WHEEL",
-                         "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-        archive.writestr(f"{information}/RECORD", "")
+        write(f"{information}/METADATA",
+              "Metadata-Version: 2.1\\nName: acme-tools\\nVersion: 3.0\\n")
+        write(f"{information}/WHEEL",
+              "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        write(f"{information}/RECORD", "")
     return name
 """
 
@@ -139,6 +142,7 @@ def test_a_project_is_built_and_uploaded(here: Place, tmp_path: Path) -> None:
 
         assert package == "acme-tools==3.0"
         assert client.call("acme_tools:name", package=package) == "built"
+        assert client.upload(tmp_path) == package, "nothing has changed"
 
 
 def test_a_script_and_a_requirements_file_say_what_to_install(here: Place, tmp_path: Path) -> None:
