@@ -27,6 +27,7 @@ from task_server.settings import (
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 SETTINGS_PAGE = ROOT / "docs" / "reference" / "settings.md"
+RELIABILITY_PAGE = ROOT / "docs" / "explanation" / "reliability.md"
 INTRODUCTION = """\
 # Settings
 
@@ -151,6 +152,22 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
     broken = [link for link in links if "://" not in link and not (page.parent / link).exists()]
 
     assert broken == []
+
+
+def test_every_test_that_a_fault_is_said_to_have_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", RELIABILITY_PAGE.read_text())
+    tests = {path: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not any(
+            path.as_posix().endswith(f"/{file}") and f"def {name}(" in text
+            for path, text in tests.items()
+        )
+    ]
+
+    assert named and missing == []
 
 
 if __name__ == "__main__":

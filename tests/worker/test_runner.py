@@ -251,6 +251,20 @@ async def test_a_call_over_its_time_is_ended_on_time(bench: Bench, function: Any
     assert 0.5 <= outcomes[0].usage.run_seconds < 1.5
 
 
+async def test_an_import_over_its_time_is_ended_on_time(bench: Bench, tmp_path: Path) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "hang.py").write_text("import time\ntime.sleep(60)\n")
+    runner = bench.start(site_packages=packages)
+    await bench.run(runner, [named("os.getpid", lease="warm")])
+    began_at = time.monotonic()
+
+    outcome = await bench.one(named("hang:f", timeout_seconds=0.5), runner=runner)
+
+    assert 0.5 <= time.monotonic() - began_at < 0.5 + KILLED_WITHIN_SECONDS
+    assert outcome.error is not None and outcome.error.kind == "timeout"
+
+
 async def test_time_counts_from_when_a_call_really_starts(bench: Bench) -> None:
     runner = bench.start()
     calls = [call(sleep, 0.2, lease=str(n), timeout_seconds=0.5) for n in range(5)]
