@@ -129,6 +129,20 @@ async def test_uv_that_is_missing_is_told(tmp_path: Path) -> None:
     assert failed.value.is_retryable
 
 
+async def test_a_disk_that_takes_nothing_is_worth_another_try(
+    index: SmallIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    monkeypatch.setattr("tempfile.tempdir", str(gone))
+
+    with pytest.raises(LockFailed, match="cannot write its temporary folder: No such") as failed:
+        await lock(request("greet"), environ=index.environ(tmp_path / "cache"))
+
+    assert failed.value.is_retryable and str(gone) not in failed.value.message
+    gone.mkdir()
+    assert (await lock(request("greet"), environ=index.environ(tmp_path / "cache"))).pins
+
+
 async def test_configuration_of_the_user_is_not_read(index: SmallIndex, tmp_path: Path) -> None:
     environ = index.environ(tmp_path / "cache")
     configuration = tmp_path / ".config" / "uv" / "uv.toml"

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,8 +95,7 @@ async def lock(
     """
     if not request.requirements:
         return empty_lock(request.python)
-    with tempfile.TemporaryDirectory(prefix="task-server-lock-") as name:
-        folder = Path(name)
+    with _folder() as folder:
         place = await asyncio.to_thread(_write, folder, request, uploads)
         visible = uv_text.compile_environment(os.environ if environ is None else environ, folder)
         resolver = _Resolver(_program(uv), folder, visible, timeout_seconds, known or Known())
@@ -107,6 +106,17 @@ async def lock(
     _check_sources(found, rules.private)
     _check_policy(found, rules.policy)
     return found
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder for uv; what the disk does to it is a failure that may pass."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="task-server-lock-") as name:
+            yield Path(name)
+    except OSError as error:
+        message = f"the server cannot write its temporary folder: {error.strerror}"
+        raise LockFailed(message, is_retryable=True) from None
 
 
 class _Resolver:

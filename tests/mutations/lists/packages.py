@@ -83,4 +83,11 @@ GUARDS = [
         "            remove(damaged)\n",
         f"{ENVIRONMENTS} -k in_place",
     ),
+    Guard(
+        "server/uv_lock.py",
+        "a full disk of the server makes it lock all the time",
+        "        raise LockFailed(message, is_retryable=True) from None\n\n\nclass _Resolver",
+        "        raise\n\n\nclass _Resolver",
+        "tests/server/test_uv_lock.py -k takes_nothing",
+    ),
 ]
