@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from task_server.protocol.tasks import Quantiles
 
-PRIOR_CALLS = 5.0
+PRIOR_CALLS = 3.0
 """So many calls at the predicted pace are taken to have been seen before the first."""
 KEPT_CALLS = 50.0
 """What was seen counts half as much after so many more: a machine's load changes."""
