@@ -60,7 +60,7 @@ class Disconnected(Exception):
 class Call:
     """One request."""
 
-    __slots__ = ("_bodies", "_held_bytes", "caller", "params", "receive", "scope")
+    __slots__ = ("_bodies", "_headers", "_held_bytes", "caller", "params", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, caller: Caller, bodies: Bodies) -> None:
         self.scope = scope
@@ -68,14 +68,12 @@ class Call:
         self.caller = caller
         self._bodies = bodies
         self._held_bytes = 0
+        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.params: dict[str, str] = scope.get("path_params", {})
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""
-        for key, value in self.scope["headers"]:
-            if key == name:
-                return bytes(value)
-        return None
+        return self._headers.get(name)
 
     def query(self, *allowed: str, ignores_others: bool = False) -> dict[str, str]:
         """The query's fields. Raises Invalid for one that is not allowed, or that stands twice."""
