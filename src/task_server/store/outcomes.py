@@ -47,13 +47,9 @@ def outcome_of(
 
 def plausible(used: Used) -> Used:
     """What a worker measured, nothing where that cannot be: one NaN would spoil a sum for ever."""
-    is_plausible = (
-        0.0 <= used.run_seconds < 1e9
-        and 0.0 <= used.install_seconds < 1e9
-        and 0.0 <= used.import_seconds < 1e9
-        and 0.0 <= used.cpu_seconds < 1e9
-        and 0 <= used.peak_bytes < 2**60
-    )
+    seconds = (used.run_seconds, used.install_seconds, used.import_seconds, used.cpu_seconds)
+    # A NaN among them makes the sum one, and none is less than anything.
+    is_plausible = sum(seconds) < 1e9 and min(seconds) >= 0.0 and 0 <= used.peak_bytes < 2**60
     return used if is_plausible else Used(resolved=used.resolved, worker=used.worker)
 
 

@@ -51,7 +51,9 @@ class Encoding(IntEnum):
     @property
     def is_blob(self) -> bool:
         """True when the outcome is a blob's digest."""
-        return self in (Encoding.JSON_BLOB, Encoding.PICKLE_BLOB)
+        return self in BLOBS
 
+
+BLOBS = (Encoding.JSON_BLOB, Encoding.PICKLE_BLOB)
 
 _WORDS = ("json", "pickle", "json", "pickle", None, None)

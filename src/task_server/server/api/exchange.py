@@ -152,17 +152,17 @@ def _report(state: State, report: Report, answer: bytes, *, is_checked: bool) ->
     except RequestError as error:
         report = _refused(report, error)
         encoding, answer = _outcome(report, b"", is_checked=True)
-    lease = LeaseKey.parse(report.lease)
+    # By position, and without calls for what is absent: a thousand may come at once.
     return AttemptReport(
-        lease or NO_LEASE,
+        LeaseKey.parse(report.lease) or NO_LEASE,
         report.outcome,
         encoding,
         answer,
-        error_kind=report.error.kind if report.error else "",
-        unfit=report.unfit,
-        pause_seconds=report.pause,
-        used=_used(report) if report.outcome in ("succeeded", "failed") else None,
-        log=_log(state, report.log),
+        report.error.kind if report.error else "",
+        report.unfit,
+        report.pause,
+        _used(report) if report.outcome in ("succeeded", "failed") else None,
+        _log(state, report.log) if report.log else b"",
     )
 
 
@@ -194,9 +194,7 @@ def _bytes(count: int) -> int:
     return min(max(count, 0), 2**62)
 
 
-def _log(state: State, text: str | None) -> bytes:
-    if not text:
-        return b""
+def _log(state: State, text: str) -> bytes:
     try:
         return base64.b64decode(text)[: state.settings.log_bytes + 200]
     except ValueError:

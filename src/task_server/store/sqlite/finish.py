@@ -33,7 +33,7 @@ from task_server.store.sqlite.change import (
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import write_many
 from task_server.store.sqlite.memory import SERVER, Running, Session
-from task_server.store.states import State
+from task_server.store.states import BLOBS, State
 from task_server.store.transitions import Change, Issued
 
 _END = (
@@ -70,7 +70,7 @@ def report_all(group: Group, session: Session, reports: list[AttemptReport]) -> 
         if report.used is not None:
             report.used = plausible(report.used)
         running = _held_to_its_end(session, report)
-        if running is not None and not (report.encoding.is_blob and lacks_blob(group, report)):
+        if running is not None and not (report.encoding in BLOBS and lacks_blob(group, report)):
             held[index] = (report, running)
             del session.leases[running.number]
     if held:
@@ -133,7 +133,7 @@ def _end_held(group: Group, held: list[Held]) -> None:
         raise LostUpdate("a lease was not as its session had it")
     group.memory.next_n = first_n + len(held)
     for report, running in held:
-        if b'"$blob"' in report.answer or report.encoding.is_blob:
+        if b'"$blob"' in report.answer or report.encoding in BLOBS:
             keep_reported(group, running.number, report)
     for is_success in (True, False):
         _count_ends(group, [e for e in held if (e[0].outcome == "succeeded") is is_success])
