@@ -471,7 +471,7 @@ GUARDS = [
     Guard(
         "store/sqlite/finish.py",
         "an answer that is not there is taken",
-        "running is not None and not (report.encoding.is_blob and lacks_blob(group, report))",
+        "running is not None and not (report.encoding in BLOBS and lacks_blob(group, report))",
         "running is not None",
         BLOBS,
     ),
