@@ -383,10 +383,13 @@ def settings_of(kind: type[ServerSettings] | type[WorkerSettings]) -> dict[str, 
     return {each.name: _setting(each, hints[each.name]) for each in msgspec.structs.fields(kind)}
 
 
-def checked(kind: type[S], values: Mapping[str, object]) -> S:
-    """Settings from values of the right types; None means the default. Raises ValueError."""
+def checked(kind: type[S], values: Mapping[str, object], *, are_texts: bool = False) -> S:
+    """Settings from values of the right types, or from their texts. Raises ValueError.
+
+    None means the default.
+    """
     given = {name: value for name, value in values.items() if value is not None}
-    settings = msgspec.convert(given, kind, dec_hook=_path)
+    settings = msgspec.convert(given, kind, strict=not are_texts, dec_hook=_path)
     if isinstance(settings, WorkerSettings):
         labels_of(settings.labels)
     _ = settings.policy, PrivateIndex.read(settings.private_index, settings.private_packages)

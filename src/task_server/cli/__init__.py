@@ -7,6 +7,11 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    from task_server.cli.long_running import run_plain
+
+    status = run_plain(sys.argv[1:])
+    if status is not None:
+        sys.exit(status)
     try:
         import rich  # noqa: F401  (only whether it is there)
         import typer  # noqa: F401

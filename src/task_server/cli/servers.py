@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import inspect
-import os
 import re
-import signal
-import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from task_server.cli.long_running import OTHER_VARIABLES, end_with_parent
 from task_server.settings import ServerSettings, Setting, WorkerSettings, checked, settings_of
 
-PARENT = "TASK_SERVER_PARENT"
-"""Process id of the `up` that a server or worker ends with."""
 _SERVER = settings_of(ServerSettings)
 _WORKER = settings_of(WorkerSettings)
-_OTHER_VARIABLES = {"server": ["TASK_SERVER_URL"]}
-_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _WHERE = re.compile(r" - at `\$\.(\w+)`")
 
 Command = Callable[..., None]
@@ -49,14 +42,14 @@ def up(slots: int | None = None, **values: Any) -> None:
 def serve(**values: Any) -> None:
     """Run a server."""
     settings = settings_from(ServerSettings, values)
-    _end_with_parent()
+    end_with_parent()
     raise typer.Exit(part("task_server.server.run").serve(settings))
 
 
 def worker(**values: Any) -> None:
     """Run a worker. SIGTERM lets it finish what it runs; a second one gives everything back."""
     settings = settings_from(WorkerSettings, values)
-    _end_with_parent()
+    end_with_parent()
     raise typer.Exit(part("task_server.worker.run").run(settings))
 
 
@@ -90,7 +83,7 @@ def _parameter(setting: Setting) -> inspect.Parameter:
     unit = f" ({setting.unit})" if setting.unit else ""
     option = typer.Option(
         setting.option,
-        envvar=[setting.variable, *_OTHER_VARIABLES.get(setting.name, ())],
+        envvar=[setting.variable, *OTHER_VARIABLES.get(setting.name, ())],
         help=f"{setting.help}{unit}.",
     )
     kind: Any = setting.kind
@@ -102,9 +95,3 @@ def _parameter(setting: Setting) -> inspect.Parameter:
         default=inspect.Parameter.empty if setting.is_required else setting.default,
         annotation=Annotated[kind, option],
     )
-
-
-def _end_with_parent() -> None:
-    """Started by `up`, be told to stop when it dies, however it dies (Linux)."""
-    if os.environ.pop(PARENT, None) == str(os.getppid()) and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, int(signal.SIGTERM))

@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from task_server.cli.long_running import PARENT
 from task_server.cli.output import rows_of
-from task_server.cli.servers import PARENT
 from task_server.client import requests
 from task_server.client.http import HttpTransport
 from task_server.client.profile import Profile, profile_path, read_profile, write_profile
