@@ -56,10 +56,11 @@ def plain_settings(kind: type[S], arguments: Sequence[str]) -> S | None:
     if not are_plain or any(text.startswith("-") for text in texts):
         return None
     values: dict[str, object] = {}
-    for each in known:
-        for variable in (each.variable, *OTHER_VARIABLES.get(each.name, ())):
-            if os.environ.get(variable):
-                values.setdefault(each.name, os.environ[variable])
+    for setting in known:
+        variables = [setting.variable, *OTHER_VARIABLES.get(setting.name, ())]
+        given = [os.environ[name] for name in variables if os.environ.get(name)]
+        if given:
+            values[setting.name] = given[0]
     values.update(zip((names[option] for option in options), texts, strict=True))
     try:
         return checked(kind, values, are_texts=True)
