@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
-from task_server.settings import ServerSettings, WorkerSettings, checked, settings_of
+from task_server.settings import ServerSettings, Setting, WorkerSettings, checked, settings_of
 
 PARENT = "TASK_SERVER_PARENT"
 """Process id of the `up` that a server or worker ends with."""
@@ -49,23 +49,29 @@ def run_plain(arguments: Sequence[str]) -> int | None:
 
 def plain_settings(kind: type[S], arguments: Sequence[str]) -> S | None:
     """Settings from `--name value` and the environment; None for all that is not just that."""
-    known = settings_of(kind).values()
-    names = {each.option: each.name for each in known}
-    options, texts = arguments[::2], arguments[1::2]
-    are_plain = len(options) == len(texts) == len(set(options)) and names.keys() >= set(options)
-    if not are_plain or any(text.startswith("-") for text in texts):
+    texts = _texts(list(settings_of(kind).values()), arguments)
+    if texts is None:
         return None
-    values: dict[str, object] = {}
-    for setting in known:
-        variables = [setting.variable, *OTHER_VARIABLES.get(setting.name, ())]
-        given = [os.environ[name] for name in variables if os.environ.get(name)]
-        if given:
-            values[setting.name] = given[0]
-    values.update(zip((names[option] for option in options), texts, strict=True))
     try:
-        return checked(kind, values, are_texts=True)
+        return checked(kind, texts, are_texts=True)
     except ValueError:
         return None
+
+
+def _texts(known: Sequence[Setting], arguments: Sequence[str]) -> dict[str, str] | None:
+    names = {setting.option: setting.name for setting in known}
+    options, values = arguments[::2], arguments[1::2]
+    are_plain = len(options) == len(values) == len(set(options)) and names.keys() >= set(options)
+    if not are_plain or any(value.startswith("-") for value in values):
+        return None
+    texts: dict[str, str] = {}
+    for setting in known:
+        variables = (setting.variable, *OTHER_VARIABLES.get(setting.name, ()))
+        said = [os.environ[name] for name in variables if os.environ.get(name)]
+        if said:
+            texts[setting.name] = said[0]
+    texts.update(zip((names[option] for option in options), values, strict=True))
+    return texts
 
 
 def end_with_parent() -> None:
