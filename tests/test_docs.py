@@ -12,17 +12,10 @@ import typer
 
 from task_server import errors
 from task_server.cli.application import app
+from task_server.options import Setting, settings_of
 from task_server.protocol.tasks import ErrorKind
 from task_server.server.app import ROUTES
-from task_server.settings import (
-    GIB,
-    KIB,
-    MIB,
-    ServerSettings,
-    Setting,
-    WorkerSettings,
-    settings_of,
-)
+from task_server.settings import GIB, KIB, MIB, ServerSettings, WorkerSettings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]

@@ -5,15 +5,8 @@ from pathlib import Path
 import pytest
 
 from task_server.machine import is_loopback
-from task_server.settings import (
-    ServerSettings,
-    WorkerSettings,
-    checked,
-    database_url_in,
-    labels_of,
-    settings_of,
-    weights_of,
-)
+from task_server.options import checked, labels_of, settings_of, weights_of
+from task_server.settings import ServerSettings, WorkerSettings, database_url_in
 
 
 def test_every_setting_says_what_it_is() -> None:

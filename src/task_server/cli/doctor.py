@@ -24,7 +24,8 @@ from task_server.client.http import HttpTransport
 from task_server.client.profile import find_server
 from task_server.errors import TaskServerError, Unauthorized
 from task_server.machine import state_directory
-from task_server.settings import WorkerSettings, settings_of
+from task_server.options import settings_of
+from task_server.settings import WorkerSettings
 
 FREE_BYTES = 1 << 30
 """A disk with less is nearly full."""

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
-from task_server.settings import ServerSettings, Setting, WorkerSettings, checked, settings_of
+from task_server.options import Setting, checked, settings_of
+from task_server.settings import ServerSettings, WorkerSettings
 
 PARENT = "TASK_SERVER_PARENT"
 """Process id of the `up` that a server or worker ends with."""

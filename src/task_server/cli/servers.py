@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from task_server.cli.long_running import OTHER_VARIABLES, end_with_parent
-from task_server.settings import ServerSettings, Setting, WorkerSettings, checked, settings_of
+from task_server.options import Setting, checked, settings_of
+from task_server.settings import ServerSettings, WorkerSettings
 
 _SERVER = settings_of(ServerSettings)
 _WORKER = settings_of(WorkerSettings)

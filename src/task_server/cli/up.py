@@ -22,7 +22,8 @@ from task_server.client import requests
 from task_server.client.http import HttpTransport
 from task_server.client.profile import Profile, profile_path, read_profile, write_profile
 from task_server.errors import RequestError, ServerUnreachable, Unauthorized
-from task_server.settings import ServerSettings, settings_of
+from task_server.options import settings_of
+from task_server.settings import ServerSettings
 
 READY = "task-server ready on "
 JOIN_SECONDS = 60.0

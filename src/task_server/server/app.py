@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 
 from task_server.environments.lock import Lock
 from task_server.errors import Unavailable
+from task_server.options import weights_of
 from task_server.server.access import Access, everyone_is
 from task_server.server.api import (
     batches,
@@ -51,7 +52,7 @@ from task_server.server.upkeep.refine import Refiner
 from task_server.server.upkeep.space import Space
 from task_server.server.upkeep.totals import Totals
 from task_server.server.waiting import Waiting
-from task_server.settings import ServerSettings, weights_of
+from task_server.settings import ServerSettings
 from task_server.store.attempts import Ended
 from task_server.store.blobs import open_blobs
 from task_server.store.opening import folder_of, is_postgres, open_store

@@ -16,6 +16,7 @@ from task_server import errors
 from task_server.client.aio import AsyncTransport
 from task_server.client.requests import refusal
 from task_server.machine import available_cpus
+from task_server.options import labels_of
 from task_server.protocol.workers import (
     PROTOCOL,
     Assignment,
@@ -26,7 +27,7 @@ from task_server.protocol.workers import (
     Joined,
     Report,
 )
-from task_server.settings import WorkerSettings, labels_of
+from task_server.settings import WorkerSettings
 from task_server.worker.attempts import (
     Attempt,
     crashed,
