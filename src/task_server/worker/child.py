@@ -51,6 +51,7 @@ MAX_TRACEBACK = 100_000
 MAX_EXCEPTION_PICKLE = 64 * 1024
 FRAMING_BYTES = 4096  # what pickle or JSON adds to a value of just the largest size
 MAX_FUNCTIONS = 256  # kept ready to call
+PEAK_BYTES = 16 << 20  # a peak so far above the least is a call's own
 MAX_KEPT_HEADER = 4096  # of calls; like calls have the same
 
 
@@ -1333,12 +1334,14 @@ class Meter:
         # A new program begins with the peak of the one that started it: until it has more itself,
         # the figure is the agent's, and our own must be asked for.
         self.inherited = self._peak()
-        self.own = peak_bytes()
+        self.own = self.least = peak_bytes()
         self.asked_at = _perf_counter()
         self.children = self._children()
 
     def begin(self) -> None:
         """A call begins: what those before it held at their peak is not its."""
+        if self.own > self.least + PEAK_BYTES:
+            self.asked_at = 0.0  # that of the call before was its own: ask anew
         if self.restart >= 0:
             try:
                 _write(self.restart, b"5")
@@ -1362,6 +1365,7 @@ class Meter:
         now = _perf_counter()
         if now - self.asked_at > 0.05:
             self.own, self.asked_at = peak_bytes(), now
+            self.least = min(self.least, self.own)
         return self.own
 
     def children_seconds(self) -> float:
