@@ -15,6 +15,8 @@ from bench.sizes import Size
 WARM_BATCHES = 2
 """Start both runners."""
 IDLE_SECONDS = 3.0
+LONG_IDLE_SECONDS = 95.0
+"""An estimator that nobody used for a minute has saved what it learned, and ended."""
 FEW_TASKS = 100_000
 MANY_TASKS = 1_000_000
 BATCH = 1000
@@ -26,7 +28,7 @@ def idle_memory(place: Place, parent: Path | None, size: Size) -> list[Figure]:
         connection = made.connect()
         for _ in range(WARM_BATCHES):
             run_batch(connection, BATCH)
-        time.sleep(IDLE_SECONDS)
+        time.sleep(LONG_IDLE_SECONDS)
         processes = [*made.servers, *below(made.servers), *made.agents, *below(made.agents)]
         memory = pss_mb(processes)
     servers, workers = len(made.servers), len(made.agents)
