@@ -110,10 +110,10 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AnswerHeader).decode
 
 
-def control_frame(header: object, nonce: int = 0) -> bytes:
+def control_frame(header: object) -> bytes:
     """A frame without a call."""
     data = _encode(header)
-    return CALL_HEAD.pack(nonce, len(data), 0) + data
+    return CALL_HEAD.pack(0, len(data), 0) + data
 
 
 def call_frame(call: Call, nonce: int) -> bytes:
