@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from typing import Literal
 
@@ -13,6 +14,7 @@ MAXIMUM_HEADER_BYTES = 1 << 15
 MAXIMUM_TARGET_BYTES = 1 << 13
 """Of its path and query."""
 VERSIONS = ("1.1", "1.0")
+_HOST = re.compile(rb"[\w.~!$&'()*+,;=%:\[\]-]*")
 
 
 class _Refused(Exception):
@@ -79,14 +81,35 @@ class PunctualProtocol(HttpToolsProtocol):
         self._phase = "idle"
 
     def _check_head(self) -> None:
-        if self.parser.get_http_version() not in VERSIONS:
+        version = self.parser.get_http_version()
+        if version not in VERSIONS:
             raise _Refused(b"400 Bad Request", b"this server speaks HTTP/1.1")
         if len(self.url) > MAXIMUM_TARGET_BYTES:
             raise _Refused(b"414 URI Too Long", b"the path and query are too long")
+        fields = dict(self.headers)
+        self._check_host(fields, is_needed=version == "1.1")
+        if b"transfer-encoding" in fields:
+            self._check_codings(is_known=version == "1.1")
         if self._received + self._piece_bytes <= MAXIMUM_HEADER_BYTES:
             return  # all that came is no more than that: no need to count
         if sum(len(name) + len(value) for name, value in self.headers) > MAXIMUM_HEADER_BYTES:
             raise _Refused(b"431 Request Header Fields Too Large", b"the headers are too large")
+
+    def _check_host(self, fields: dict[bytes, bytes], *, is_needed: bool) -> None:
+        """One host, as RFC 9112 wants it: servers on the way may take another of two."""
+        host = fields.get(b"host", None if is_needed else b"")
+        if host is None or _HOST.fullmatch(host) is None:
+            raise _Refused(b"400 Bad Request", b"the header Host is missing, or is no host")
+        has_doubles = len(fields) < len(self.headers)
+        if has_doubles and [name for name, _ in self.headers].count(b"host") > 1:
+            raise _Refused(b"400 Bad Request", b"a request has one header Host")
+
+    def _check_codings(self, *, is_known: bool) -> None:
+        if not is_known:
+            raise _Refused(b"400 Bad Request", b"HTTP/1.0 knows no Transfer-Encoding")
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"]:
+            raise _Refused(b"501 Not Implemented", b"the one transfer coding here is chunked")
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn does where its parser, or a call from there, raises."""

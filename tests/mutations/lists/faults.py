@@ -3,6 +3,7 @@
 from tests.mutations.guards import Guard
 
 RECEIPT = "tests/server/test_receipt.py"
+RAW = "tests/server/test_raw_requests.py"
 HTTP = "tests/client/test_http.py"
 
 GUARDS = [
@@ -51,9 +52,37 @@ GUARDS = [
     Guard(
         "server/receipt.py",
         "requests without a version are answered",
-        "        if self.parser.get_http_version() not in VERSIONS:",
+        "        if version not in VERSIONS:",
         "        if False:",
         RECEIPT,
+    ),
+    Guard(
+        "server/receipt.py",
+        "a request for no host is taken",
+        "        if host is None or _HOST.fullmatch(host) is None:",
+        "        if False:",
+        RAW,
+    ),
+    Guard(
+        "server/receipt.py",
+        "a request for two hosts is taken",
+        '        if has_doubles and [name for name, _ in self.headers].count(b"host") > 1:',
+        "        if False:",
+        RAW,
+    ),
+    Guard(
+        "server/receipt.py",
+        "a body in codings that nobody takes off is taken",
+        '        if codings != [b"chunked"]:',
+        "        if False:",
+        RAW,
+    ),
+    Guard(
+        "server/receipt.py",
+        "HTTP/1.0 has chunks",
+        "        if not is_known:",
+        "        if False:",
+        RAW,
     ),
     Guard(
         "server/receipt.py",
