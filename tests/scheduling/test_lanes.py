@@ -28,13 +28,32 @@ class WindowMachine(RuleBasedStateMachine):
         beyond = [each for each in self.in_order() if each.key > self.window.bound]
         self.window.refill(beyond[:SIZE], wanted=SIZE)
 
-    @rule(due_at=st.integers(0, 6), count=st.integers(1, 4))
-    def offer(self, due_at: int, count: int) -> None:
-        for _ in range(count):
-            task = candidate(self.next, due_at=float(due_at))
-            self.next += 1
-            self.queued[task.number] = task
-            self.window.offer(task)
+    def new(self, due_at: int) -> Candidate:
+        task = candidate(self.next, due_at=float(due_at))
+        self.next += 1
+        self.queued[task.number] = task
+        return task
+
+    @rule(due_at=st.integers(0, 6))
+    def offer(self, due_at: int) -> None:
+        task = self.new(due_at)
+
+        is_taken = self.window.offer(task)
+
+        assert is_taken == (task in self.window.entries)
+        self.trim()
+
+    @rule(due=st.lists(st.integers(0, 6), max_size=4))
+    def offer_all(self, due: list[int]) -> None:
+        tasks = [self.new(due_at) for due_at in due]
+
+        beyond = self.window.offer_all(tasks)
+
+        assert beyond == [each for each in self.in_order() if each in tasks and each in beyond]
+        assert all((each in self.window.entries) != (each in beyond) for each in tasks)
+        self.trim()
+
+    def trim(self) -> None:
         for over in self.window.trim(SIZE):
             assert over.number in self.queued
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -57,23 +57,20 @@ class Window(Generic[C]):
 
     def offer(self, candidate: C) -> bool:
         """Take a task that became queued; False when it lies beyond the window."""
-        key = candidate.key
-        if not self.is_complete and key > self.bound:
-            return False
-        if not self.entries or key > _key(self.entries[-1]):
-            self.entries.append(candidate)
-        else:
-            insort(self.entries, candidate, key=_key)
-        return True
+        return not self.offer_all((candidate,))
 
     def offer_all(self, candidates: Iterable[C]) -> list[C]:
         """Take tasks that became queued; gives those that lie beyond the window."""
         ordered = sorted(candidates, key=_key)
-        is_behind = not self.entries or _key(self.entries[-1]) < _key(ordered[0])
-        if self.is_complete and is_behind:
-            self.entries += ordered
-            return []
-        return [each for each in ordered if not self.offer(each)]
+        within = ordered
+        if not self.is_complete:
+            within = ordered[: bisect_right(ordered, self.bound, key=_key)]
+        if within and (not self.entries or _key(self.entries[-1]) < _key(within[0])):
+            self.entries += within
+        else:
+            for each in within:
+                insort(self.entries, each, key=_key)
+        return ordered[len(within) :]
 
     def trim(self, size: int = WINDOW) -> list[C]:
         """Give up what is over `size`, from the end; the lane has more then."""

@@ -134,7 +134,7 @@ class Looked:
         self._seen[lane.number] += len(found)
         fresh = self._fresh.pop(lane.number, None)
         if fresh:  # what is due behind all that was looked at waits for the next look
-            beyond = [each for each in fresh if not window.offer(each)]
+            beyond = window.offer_all(fresh)
             if beyond:
                 self._fresh[lane.number] = beyond
 
