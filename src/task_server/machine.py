@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import sys
 from pathlib import Path
 
 
@@ -13,6 +14,15 @@ def state_directory() -> Path:
         return Path("/var/lib/task-server")
     home = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
     return Path(home).expanduser() / "task-server"
+
+
+def program(name: str) -> str:
+    """Where a program is that was installed with us: beside our Python, which need not be on PATH.
+
+    Else its name, to be looked for.
+    """
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
 
 
 def available_cpus() -> int:

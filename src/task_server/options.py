@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from task_server.machine import is_loopback
-from task_server.policy import PrivateIndex, parse_patterns
+from task_server.policy import PrivateIndex, parse_hosts, parse_patterns
 from task_server.settings import ServerSettings, WorkerSettings
 
 S = TypeVar("S", ServerSettings, WorkerSettings)
@@ -55,6 +55,7 @@ def checked(kind: type[S], values: Mapping[str, object], *, are_texts: bool = Fa
         _check_exposure(settings)
         _check_blobs(settings.blobs)
     else:
+        parse_hosts(settings.index_hosts)
         _check_sandbox(settings)
     return settings
 

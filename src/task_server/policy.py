@@ -101,3 +101,31 @@ class PrivateIndex:
     def has(self, name: str) -> bool:
         """Whether this normalised name comes from here."""
         return matches(name, self.names)
+
+
+Place = tuple[str, int]
+"""A host in small letters, and a port."""
+_PORTS = {"http": 80, "https": 443}
+
+
+def place_of(url: str) -> Place | None:
+    """Where a URL leads; None if it is none of http or https."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    if parts.scheme not in _PORTS or not parts.hostname:
+        return None
+    return parts.hostname.rstrip("."), port or _PORTS[parts.scheme]
+
+
+def parse_hosts(text: str) -> frozenset[Place]:
+    """Of NAME or NAME:PORT, separated by commas. Raises ValueError."""
+    found = set()
+    for each in filter(None, (part.strip() for part in text.split(","))):
+        place = place_of(f"https://{each}")
+        if place is None or not re.fullmatch(r"[\w.:\[\]-]+", each):
+            raise ValueError(f"{each[:100]!r} is not a host; write NAME or NAME:PORT, with commas")
+        found.add(place)
+    return frozenset(found)

@@ -284,10 +284,11 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     ] = 512
     file_bytes: Annotated[int, _measured("Largest file that a task may write", "bytes")] = 4 * GIB
     network: Annotated[
-        Literal["none", "internet", "full"],
+        Literal["none", "index-only", "internet", "full"],
         _described(
-            "What tasks reach of the network: none, from level 1 on; internet: no private"
-            " addresses and not this machine, which needs root and control groups"
+            "What tasks reach of the network: none, from level 1 on; index-only: the package"
+            " indexes, from level 3 on; internet: no private addresses and not this machine, which"
+            " needs root and control groups"
         ),
     ] = "full"
     readable: Annotated[
@@ -309,10 +310,17 @@ class WorkerSettings(Struct, frozen=True, kw_only=True):
     installer_fence: Annotated[
         Literal["on", "off"],
         _described(
-            "Whether uv, where the kernel can do that, reads nothing secret and writes nothing but"
-            " the environment that it builds and its own cache"
+            "Whether uv, where the kernel can do that, reads nothing secret, writes nothing but"
+            " the environment that it builds and its own cache, and reaches package indexes alone"
         ),
     ] = "on"
+    index_hosts: Annotated[
+        str,
+        _described(
+            "Hosts, as NAME or NAME:PORT, that are reached where package indexes are; the indexes"
+            " themselves, and where they say that files are, need not be named"
+        ),
+    ] = ""
     environment_bytes: Annotated[
         int, _measured("Largest environment, unpacked, that is built here", "bytes")
     ] = 4 * GIB

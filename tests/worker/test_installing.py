@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 
 from task_server.environments.lock import PRIVATE, UPLOADED, Lock, Pin
+from task_server.machine import program
 from task_server.policy import Policy, PrivateIndex
 from task_server.worker.environments import BuildFailed, Environment, Environments
+from task_server.worker.indexes import Indexes
 from task_server.worker.installing import InstallRules
 from task_server.worker.interpreters import pythons
+from task_server.worker.sandbox import fence, own_network
+from task_server.worker.sandbox.relay import Relay
 from tests.environments.small_index import SmallIndex, small_index
 
 PYTHON = f"3.{sys.version_info.minor}"
@@ -79,6 +83,48 @@ def wheels_of(index: SmallIndex, folder: Path) -> Callable[..., Awaitable[Mappin
         return found
 
     return fetch
+
+
+needs_own_network = pytest.mark.skipif(
+    bool(own_network.missing()) or not fence.is_possible(), reason="uv gets no network of its own"
+)
+
+
+def relay_to(index: SmallIndex, cache: Path) -> Relay:
+    return Relay(Indexes(program("uv"), index.environ(cache)), {})
+
+
+@needs_own_network
+async def test_uv_reaches_its_index(build: Build, public: SmallIndex, tmp_path: Path) -> None:
+    relay = relay_to(public, tmp_path / "cache")
+
+    environment = await build(pin(public, "greet"), relay=relay)
+
+    assert "'public'" in content(environment, "greet") and relay.take_refused() == []
+
+
+@needs_own_network
+async def test_uv_reaches_nothing_but_its_index(
+    build: Build, public: SmallIndex, second: SmallIndex, tmp_path: Path
+) -> None:
+    relay = relay_to(second, tmp_path / "other")
+
+    with pytest.raises(BuildFailed, match=r"kept from 127\.0\.0\.1:\d+.*--index-hosts") as failed:
+        await build(pin(public, "greet"), relay=relay)
+
+    assert public.requests == 0 and failed.value.is_unfit
+
+
+@needs_own_network
+async def test_the_worker_itself_stays_in_its_network(
+    build: Build, public: SmallIndex, tmp_path: Path
+) -> None:
+    before = Path("/proc/self/ns/net").readlink()
+
+    await build(pin(public, "greet"), relay=relay_to(public, tmp_path / "cache"))
+
+    networks = {task.joinpath("ns/net").readlink() for task in Path("/proc/self/task").iterdir()}
+    assert networks == {before}
 
 
 async def test_uploaded_wheels_are_installed_beside_public_ones_without_asking_for_them(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ _OF_A_WORKER = (
     *("readable", "writable", "runner_uids", "i_know_root_runners"),
 )
 
+_INSTALLERS_NETWORK = "a worker that is root gives uv a network of its own"
 _FENCE = "uv can be kept from the worker's token on Linux 5.19 or newer with landlock"
 
 State = Literal["ok", "open", "missing", "broken"]
@@ -132,7 +134,10 @@ def _sandbox(settings: WorkerSettings) -> Iterator[Finding]:
             folder.chmod(0o711)
             wishes = choice.wishes_of(settings, folder)
             interpreter = next(iter(found.values()))
-            chosen = asyncio.run(choice.choose(wishes, interpreter=interpreter, directory=folder))
+            relay = part("task_server.worker.sandbox.relay").relay_of(settings, os.environ)
+            chosen = asyncio.run(
+                choice.choose(wishes, interpreter=interpreter, directory=folder, relay=relay)
+            )
     except TaskServerError as error:
         yield Finding("sandbox", "broken", str(error))
         return
@@ -143,6 +148,10 @@ def _sandbox(settings: WorkerSettings) -> Iterator[Finding]:
         yield Finding("installer", "ok", "uv writes its own alone, and reads nothing secret")
     else:
         yield Finding("installer", "missing", hint=_FENCE)
+    if why := part("task_server.worker.sandbox.own_network").missing():
+        yield Finding("installer's network", "missing", why, _INSTALLERS_NETWORK)
+    else:
+        yield Finding("installer's network", "ok", "uv reaches package indexes alone")
     for hint in choice.hints(chosen):
         layer, _, text = hint.partition(": ")
         yield Finding(f"layer: {layer}", "missing", hint=text)

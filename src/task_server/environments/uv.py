@@ -45,6 +45,21 @@ def too_old(output: str) -> str:
     return ""
 
 
+def indexes_command(uv: str, requirements: str) -> list[str]:
+    """Have uv tell which indexes it uses; `requirements` is an empty file. `indexes_in` reads it.
+
+    Those of its variables are among them, and the one that is its own.
+    """
+    command = [uv, "pip", "compile", "--no-config", "--offline", *_ALWAYS, "--no-header"]
+    return [*command, "--emit-index-url", "--emit-find-links", "--", requirements]
+
+
+def indexes_in(output: str) -> list[str]:
+    """The URLs that the answer to `indexes_command` names."""
+    lines = (line.split() for line in output.splitlines() if line.startswith("--"))
+    return [url for words in lines for url in words[1:]]
+
+
 def without_places(environ: Mapping[str, str]) -> dict[str, str]:
     """The same without the indexes that variables name: for a command that says where to look."""
     return {name: value for name, value in environ.items() if name not in _PLACES}

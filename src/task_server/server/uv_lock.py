@@ -25,6 +25,7 @@ from task_server.environments.lock import (
 from task_server.environments.requirements import EnvironmentRequest
 from task_server.environments.uploads import Uploaded, write_index
 from task_server.environments.uv_output import explain, too_young, undated
+from task_server.machine import program
 from task_server.policy import EVERYTHING, Patterns, Policy, PrivateIndex, matches
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ async def lock(
     with _folder() as folder:
         place = await asyncio.to_thread(_write, folder, request, uploads)
         visible = uv_text.compile_environment(os.environ if environ is None else environ, folder)
-        resolver = _Resolver(_program(uv), folder, visible, timeout_seconds, known or Known())
+        resolver = _Resolver(program(uv), folder, visible, timeout_seconds, known or Known())
         await resolver.check_version()
         resolver.use(request, rules, index, uploads=uploads, place=place)
         output = await resolver.output(now())
@@ -252,12 +253,6 @@ def _check_policy(found: Lock, policy: Policy) -> None:
     if denied:
         message = f"this server does not allow {', '.join(denied)}, which the request needs"
         raise LockFailed(message, is_retryable=False)
-
-
-def _program(uv: str) -> str:
-    # Installed with us it lies beside our interpreter, which need not be on the PATH.
-    beside = Path(sys.executable).parent / uv
-    return str(beside) if beside.exists() else uv
 
 
 def _write(folder: Path, request: EnvironmentRequest, uploads: Sequence[Uploaded]) -> str:

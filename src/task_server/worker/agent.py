@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import platform
 import random
 from collections.abc import Coroutine, Sequence
@@ -46,8 +47,10 @@ from task_server.worker.orders import Orders
 from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
 from task_server.worker.room import Room
+from task_server.worker.sandbox import own_network
 from task_server.worker.sandbox.choice import choose, wishes_of
 from task_server.worker.sandbox.limits import share_of_memory
+from task_server.worker.sandbox.relay import relay_of
 from task_server.worker.session import Session
 from task_server.worker.slots import Slots
 from task_server.worker.spool import Spool
@@ -93,6 +96,7 @@ class Agent:
         self._data = settings.data.expanduser().absolute()
         self._transport = AsyncTransport(settings.server, settings.token)
         self._resources = Resources(self._transport, self._data)
+        self._relay = relay_of(settings, os.environ)
         self._environments = Environments(
             self._data / "environments",
             build_seconds=settings.build_seconds,
@@ -105,6 +109,7 @@ class Agent:
             ),
             fetch_wheels=self._resources.wheels,
             has_fence=settings.installer_fence == "on",
+            relay=None if own_network.missing() else self._relay,
         )
         self._disk = Disk(self._data)
         self._spool = Spool(self._data / "spool")
@@ -167,6 +172,7 @@ class Agent:
             wishes_of(self._settings, self._data),
             interpreter=self._environments.first_interpreter,
             directory=self._data / "runners",
+            relay=self._relay,
         )
         self._level = chosen.level
         devices = await asyncio.to_thread(devices_of, self._settings.gpus)

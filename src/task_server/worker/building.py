@@ -18,7 +18,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -89,6 +88,7 @@ class Builder:
         began = self._now()
         if self._fence is not None:
             self._fence.let_use(python)
+            self._fence.note([pin.name for pin in lock.pins])
         async with first_free(self._directory, _workshop(python)) as workshop:
             try:
                 async with asyncio.timeout(self._build_seconds):
@@ -103,6 +103,11 @@ class Builder:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(remove, workshop)
         log.info("built environment %s in %.2f s", lock.digest, self._now() - began)
+
+    async def close(self) -> None:
+        """Call it when nothing is built any more."""
+        if self._fence is not None:
+            await self._fence.close()
 
     async def _fill(self, workshop: Path, lock: Lock, python: Path) -> None:
         await self._installer.check_version()
@@ -156,6 +161,9 @@ class Builder:
                 await _end(process, has_ended)
             output.seek(0)
             text = output.read(_OUTPUT_BYTES).decode(errors="replace")
+        refused = self._fence.refused() if self._fence is not None else []
+        if process.returncode and refused:
+            raise _kept_from(refused)
         if process.returncode:
             raise _failed(process.returncode, text)
         return text
@@ -173,12 +181,6 @@ class Builder:
         return self._fence.start(
             command, environ, folder=self._directory, own=own, readable=readable, output=output
         )
-
-
-def program(uv: str) -> str:
-    """Installed with us it lies beside our interpreter, which need not be on the PATH."""
-    beside = Path(sys.executable).parent / uv
-    return str(beside) if beside.exists() else uv
 
 
 def _workshop(python: Path) -> str:
@@ -218,6 +220,14 @@ def _failed(returncode: int, output: str) -> BuildFailed:
         is_unfit=failure.is_unfit,
         is_away=failure.is_away,
     )
+
+
+def _kept_from(places: Sequence[str]) -> BuildFailed:
+    message = (
+        f"uv was kept from {', '.join(places[:5])}, which is no place of a package index that this"
+        " worker knows; if files are there, its --index-hosts can name it"
+    )
+    return BuildFailed(message, is_retryable=True, is_unfit=True)
 
 
 async def _end(process: subprocess.Popen[bytes], has_ended: asyncio.Event) -> None:

@@ -258,6 +258,7 @@ MOUNT_SETATTR, LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 442, 444, 445,
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 LANDLOCK_OF_FILES = 0b1100000000000111  # of all rights those that a file can have
 READ_ONLY = 1
+LOOPBACK, WAY_PORT = "127.0.0.1", 3128  # of a network of one's own
 MOUNT_ATTRIBUTES = {"ro": 7, "rw": 6, "dev": 10}  # READ_ONLY, no set-uid 2, no devices 4, exec 8
 
 
@@ -436,6 +437,8 @@ def furnish(kernel: Kernel, plan: dict[str, Any]) -> None:
     os.chdir(folder)
     if plan["has_own_network"]:
         raise_loopback(kernel)
+    if plan.get("door"):
+        hand_out_way(plan["door"])
 
 
 def make_folder(path: str) -> None:
@@ -518,6 +521,20 @@ def raise_loopback(kernel: Kernel) -> None:
     number = kernel.call("socket", 2, 2, 0)
     fcntl.ioctl(number, 0x8914, struct.pack("16sh22x", b"lo", 0x41))
     os.close(number)
+
+
+def hand_out_way(door: int) -> None:
+    """Make a socket listen in here, for the agent to answer what comes to it, and let it go."""
+    import _socket
+
+    listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
+    listener.bind((LOOPBACK, WAY_PORT))
+    listener.listen(128)
+    through = _socket.socket(fileno=door)
+    number = struct.pack("i", listener.fileno())
+    through.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, number)])
+    through.close()
+    listener.close()
 
 
 # --- which callable -------------------------------------------------------------------------

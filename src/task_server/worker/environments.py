@@ -17,8 +17,9 @@ from typing import Final, Literal
 
 from task_server.environments import uv as uv_text
 from task_server.environments.lock import BadLock, Lock, empty_lock, parse_lock
+from task_server.machine import program
 from task_server.worker import eviction
-from task_server.worker.building import BUILD_SECONDS, Builder, disk_trouble_as_failure, program
+from task_server.worker.building import BUILD_SECONDS, Builder, disk_trouble_as_failure
 from task_server.worker.bytecode import Bytecode
 from task_server.worker.environment_folders import (
     held,
@@ -35,6 +36,7 @@ from task_server.worker.installing import FetchWheels, InstallRules
 from task_server.worker.interpreters import DownloadFailed, Downloads, pythons
 from task_server.worker.sandbox import fence
 from task_server.worker.sandbox.fence import Fence
+from task_server.worker.sandbox.relay import Relay
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,8 @@ class Environments:
     fetched into the folder `downloads` when they are needed (None: never); `now` gives Unix
     seconds, for manifests only. `rules` (None: everything, from the index) say what may be
     installed; `fetch_wheels` gets what users uploaded. With `has_fence` uv is kept from all that
-    it does not need, where the kernel can do that.
+    it does not need, where the kernel can do that; of the network it then has what `relay` leads
+    to, where there is one.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Environments:
         rules: InstallRules | None = None,
         fetch_wheels: FetchWheels | None = None,
         has_fence: bool = True,
+        relay: Relay | None = None,
     ) -> None:
         self._directory = directory.absolute()
         uv = program(uv)
@@ -107,7 +111,7 @@ class Environments:
             now=now,
             rules=rules or InstallRules(),
             fetch_wheels=fetch_wheels,
-            fence=Fence() if has_fence and fence.is_possible() else None,
+            fence=Fence(relay) if has_fence and fence.is_possible() else None,
             on_process=self._note_process,
         )
         self._pythons = pythons
@@ -156,6 +160,7 @@ class Environments:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._builder.close()
 
     async def ready(
         self, digest: str, fetch_lock: FetchLock, *, is_urgent: bool = True

@@ -80,8 +80,8 @@ def launch(spec: RunnerSpec, confinement: Confinement) -> Launched:
             stdout=log.write_fd,
             stderr=log.write_fd,
             cwd=task_directory,
-            env=_environ(spec, task_directory, mark),
-            pass_fds=(frames_of_child.fileno(), starts_of_child.fileno()),
+            env={**confinement.environ, **_environ(spec, task_directory, mark)},
+            pass_fds=(frames_of_child.fileno(), starts_of_child.fileno(), *confinement.descriptors),
             start_new_session=True,
         )
         confinement.started(process.pid)

@@ -5,6 +5,9 @@ from tests.mutations.guards import Guard
 TREE = "tests/worker/sandbox/test_namespaces.py"
 FENCE = "tests/worker/sandbox/test_fence.py"
 NETWORK = "tests/worker/sandbox/test_network.py"
+INDEX_ONLY = "tests/worker/sandbox/test_index_only.py"
+RELAY = "tests/worker/sandbox/test_relay.py"
+INSTALLING = "tests/worker/test_installing.py"
 SECCOMP = "tests/worker/sandbox/test_seccomp.py"
 BYTECODE = "tests/worker/test_bytecode.py -k changed"
 ALONE = "tests/worker/test_alone.py"
@@ -54,7 +57,7 @@ GUARDS = [
         FENCE,
     ),
     Guard(
-        "worker/sandbox/fence.py",
+        "worker/sandbox/own_network.py",
         "the worker gives up what only the installer should",
         "    thread.start()\n    thread.join()\n",
         "    run()\n",
@@ -122,5 +125,61 @@ GUARDS = [
         "    _check_network(wishes, machine)\n",
         "",
         f"{NETWORK} -k missing",
+    ),
+    Guard(
+        "worker/sandbox/relay.py",
+        "whatever a function asks for is reached",
+        "        if not await self._indexes.have(asked.place):\n",
+        "        if False:\n",
+        f"{RELAY} -k nothing_else",
+    ),
+    Guard(
+        "worker/sandbox/relay.py",
+        "a second request on a connection is passed on",
+        "                await _pump(there[0], writer)  # what follows the request is nobody's\n",
+        "                await _tunnel((reader, writer), there)\n",
+        f"{RELAY} -k second",
+    ),
+    Guard(
+        "worker/sandbox/relay.py",
+        "a function takes all files that the worker may have open",
+        "            if len(here) <= CONNECTIONS:\n",
+        "            if here:\n",
+        f"{RELAY} -k no_more_than",
+    ),
+    Guard(
+        "worker/sandbox/sandbox.py",
+        "a function reaches more than the package indexes",
+        '                has_network=limits.network not in ("none", "index-only"),\n',
+        '                has_network=limits.network != "none",\n',
+        f"{INDEX_ONLY} -k around",
+    ),
+    Guard(
+        "worker/sandbox/sandbox.py",
+        "a task runs that cannot be held to the package indexes",
+        "        if self._relay is None or not self.layers.namespace:\n",
+        "        if False:\n",
+        f"{INDEX_ONLY} -k could_not",
+    ),
+    Guard(
+        "worker/sandbox/fence.py",
+        "the installer reaches what the worker reaches",
+        "                self._network.enter()\n",
+        "",
+        f"{INSTALLING} -k reaches",
+    ),
+    Guard(
+        "worker/indexes.py",
+        "whatever an index's page links to is reached",
+        "[^\"'<>\\s]*\\.(?:whl|zip|tar\\.gz)\\b",
+        "",
+        "tests/worker/test_indexes.py -k says_that",
+    ),
+    Guard(
+        "worker/sandbox/seccomp.py",
+        "the host of a virtual machine is reached",
+        "        denied = [_OF_VIRTUAL_MACHINES, *",
+        "        denied = [*",
+        SECCOMP,
     ),
 ]

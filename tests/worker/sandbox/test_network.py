@@ -135,11 +135,11 @@ def test_a_task_gets_no_more_of_the_network_than_the_worker_gives() -> None:
     def network_of(asked: str) -> str:
         return LIMITS.at_most(Limits(network=asked), memory_bytes=1 << 30).network
 
-    assert [network_of(each) for each in ("none", "internet", "full")] == [
-        *("none", "internet", "internet")
+    assert [network_of(each) for each in ("none", "index-only", "internet", "full")] == [
+        *("none", "index-only", "internet", "internet")
     ]
-    with pytest.raises(ValueError, match="there are none, internet, full"):
-        network_of("index-only")
+    with pytest.raises(ValueError, match="there are none, index-only, internet, full"):
+        network_of("lan")
 
 
 @pytest.mark.e2e

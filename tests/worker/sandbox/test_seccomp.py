@@ -76,6 +76,14 @@ def test_sockets_are_as_the_network_is_to_be(machine: tuple[str, int], socket: i
     assert verdict(*machine, socket, internet, sockets="none") == error(errno.EACCES)
 
 
+@pytest.mark.parametrize(("machine", "socket"), [(X86, 41), (ARM, 198)])
+@pytest.mark.parametrize("sockets", ["all", "no local", "none"])
+def test_the_machine_below_a_virtual_one_is_not_reached(
+    machine: tuple[str, int], socket: int, sockets: seccomp.Sockets
+) -> None:
+    assert verdict(*machine, socket, 40, sockets=sockets) == error(errno.EACCES)
+
+
 def test_calls_in_the_way_of_other_machines_end_the_process() -> None:
     i386, x32 = 0x40000003, 0x40000000 | 101
 

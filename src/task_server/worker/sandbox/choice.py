@@ -20,6 +20,7 @@ from task_server.worker.sandbox import cgroups, landlock, seccomp
 from task_server.worker.sandbox.layers import Layers
 from task_server.worker.sandbox.limits import RunnerLimits, share_of_memory
 from task_server.worker.sandbox.probes import Examined, examine
+from task_server.worker.sandbox.relay import Relay
 from task_server.worker.sandbox.sandbox import Policy, Sandbox
 from task_server.worker.sandbox.uids import Uids, closed_folder, is_root
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _WITHOUT_GROUPS = (0, 3)
 """Highest levels that do without control groups."""
+_WITH_NAMESPACES = 3
+"""The lowest such level."""
 
 
 class SandboxTooWeak(TaskServerError):
@@ -142,12 +145,17 @@ class Machine(Struct, frozen=True):
 
 
 async def choose(
-    wishes: Wishes, *, interpreter: Path, directory: Path, machine: Machine | None = None
+    wishes: Wishes,
+    *,
+    interpreter: Path,
+    directory: Path,
+    relay: Relay | None = None,
+    machine: Machine | None = None,
 ) -> Chosen:
     """Try mixtures, the best first, until one holds.
 
-    `directory` is where the worker's runners will be. Raises SandboxTooWeak when none holds, or
-    none that is good enough; it says what is missing.
+    `directory` is where the worker's runners will be; `relay` leads to the package indexes. Raises
+    SandboxTooWeak when none holds, or none that is good enough; it says what is missing.
     """
     machine = machine or Machine.here()
     _check_network(wishes, machine)
@@ -159,11 +167,16 @@ async def choose(
     for layers in machine.mixtures(wishes.highest, may_run_as_root=wishes.may_run_as_root):
 
         def make(root: Path, layers: Layers = layers) -> Sandbox:
-            return Sandbox(layers, wishes.policy, root=root, uids=uids, groups=machine.groups)
+            return Sandbox(
+                layers,
+                wishes.policy,
+                root=root,
+                uids=uids,
+                groups=machine.groups,
+                relay=relay,
+            )
 
-        reason = _unreachable(layers, interpreter, directory)
-        if wishes.policy.limits.network == "internet" and not layers.cgroup:
-            reason = "no control group, which --network internet needs"
+        reason = _unreachable(layers, interpreter, directory) or _too_open(layers, wishes)
         if not reason:
             try:
                 examined = await examine(
@@ -196,13 +209,29 @@ def _unreachable(layers: Layers, interpreter: Path, directory: Path) -> str:
     return ""
 
 
+def _too_open(layers: Layers, wishes: Wishes) -> str:
+    """Why runners with these layers would reach more than they are to; "" if they do not."""
+    network = wishes.policy.limits.network
+    if network == "internet" and not layers.cgroup:
+        return "no control group, which --network internet needs"
+    if network == "index-only" and not layers.namespace:
+        return "no network of its own, which --network index-only needs"
+    return ""
+
+
 def _check_network(wishes: Wishes, machine: Machine) -> None:
-    if wishes.policy.limits.network == "internet":
+    network, why = wishes.policy.limits.network, ""
+    if network == "internet":
         why = _without_internet(machine)
         if not why and wishes.highest in _WITHOUT_GROUPS:
             why = f"--max-sandbox {wishes.highest} does without control groups"
-        if why:
-            raise SandboxTooWeak(f"--network internet cannot be held here: {why}")
+    elif network == "index-only":
+        if not (machine.namespaces and machine.seccomp):
+            why = "this worker cannot give tasks a network of their own"
+        elif wishes.highest < _WITH_NAMESPACES:
+            why = f"--max-sandbox {wishes.highest} does without networks of their own"
+    if why:
+        raise SandboxTooWeak(f"--network {network} cannot be held here: {why}")
 
 
 def _without_internet(machine: Machine) -> str:

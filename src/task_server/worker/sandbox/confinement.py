@@ -11,7 +11,9 @@ from typing import Any
 
 from task_server.worker.process_tree import descendants, resident_bytes
 from task_server.worker.sandbox.cgroups import Group
+from task_server.worker.sandbox.doors import Door
 from task_server.worker.sandbox.files import SHARED_MEMORY
+from task_server.worker.sandbox.relay import variables
 
 PROCESSES_ABOVE = 2
 """In namespaces the runner is that far below the process that the agent started."""
@@ -27,6 +29,7 @@ class Confinement:
         level: int = 0,
         uid: int | None = None,
         group: Group | None = None,
+        door: Door | None = None,
         memory_bytes: int | None = None,
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
@@ -36,9 +39,20 @@ class Confinement:
         self.memory_bytes = memory_bytes
         self._uid = uid
         self._group = group
+        self._door = door
         self._on_end = on_end
         self._peak_bytes = 0
         self._folder: Path | None = None
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What the process is to inherit."""
+        return () if self._door is None else (self._door.number,)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Variables that tell programs where the way out is, if there is one way alone."""
+        return {} if self._door is None else variables()
 
     def own(self, folder: Path, *below: Path) -> None:
         """Give the runner its folder, and some that are there already."""
@@ -52,6 +66,8 @@ class Confinement:
         """The process is there, and waits for its plan. Raises OSError."""
         if self._group is not None:
             self._group.add(pid)
+        if self._door is not None:
+            self._door.open()
 
     def runner(self, pid: int) -> int:
         """The process that runs functions, where `pid` is the one that the agent started."""
@@ -78,6 +94,9 @@ class Confinement:
 
     def end(self) -> None:
         """Let go of what it had, now that all its processes are gone. It waits for the kernel."""
+        if self._door is not None:
+            self._door.close()
+            self._door = None
         if self._group is not None:
             self._group.remove()
             self._group = None

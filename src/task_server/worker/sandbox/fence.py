@@ -1,15 +1,17 @@
 """The fence around uv: it writes one environment and its own cache, and reads nothing secret.
 
+Of the network it has the package indexes alone, where the worker is root.
+
 What a thread has given up, a process that it starts never has. So the fence is put up in a thread
 that does nothing else, and no other program has to run in between.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
 import subprocess
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
@@ -18,6 +20,8 @@ from urllib.parse import unquote, urlsplit
 from task_server.worker import child
 from task_server.worker.sandbox import landlock, seccomp
 from task_server.worker.sandbox.files import SHARED_MEMORY, Files, folders_of
+from task_server.worker.sandbox.own_network import OwnNetwork, in_own_thread
+from task_server.worker.sandbox.relay import Relay, variables
 
 LINKS: Final = 2
 """The version of landlock from which on files may be linked from one folder into another."""
@@ -42,10 +46,29 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 
 class Fence:
-    """Starts uv."""
+    """Starts uv. With a `relay` that leads to the indexes uv reaches nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, relay: Relay | None = None) -> None:
+        self._relay = relay
+        self._network = OwnNetwork()
+        self._serving: asyncio.Task[asyncio.Server] | None = None
         self._readable: set[Path] = set()
+
+    def note(self, names: Sequence[str]) -> None:
+        """Packages that are about to be fetched."""
+        if self._relay is not None:
+            self._relay.note(names)
+
+    def refused(self) -> list[str]:
+        """Places that uv has asked for since this was last called, and was not let through to."""
+        return [] if self._relay is None else self._relay.take_refused()
+
+    async def close(self) -> None:
+        """Call it when no uv runs any more."""
+        self._network.close()
+        if self._serving is not None:
+            (await self._serving).close()
+            self._serving = None
 
     def let_use(self, interpreter: Path) -> None:
         """Let uv read a Python that environments are made of."""
@@ -61,7 +84,10 @@ class Fence:
         readable: Sequence[Path],
         output: IO[bytes],
     ) -> subprocess.Popen[bytes]:
-        """Start it in `folder`; it may write `own` and its cache. Raises OSError."""
+        """Start it in `folder`; it may write `own` and its cache. Raises OSError.
+
+        With a relay call it in the agent's loop.
+        """
         cache = cache_folder(environ)
         cache.mkdir(parents=True, exist_ok=True)
         program = Path(command[0]).absolute()
@@ -80,10 +106,22 @@ class Fence:
         plan["paths"] = [each for each in plan["paths"] if each[0] not in foreign]
 
         def act() -> subprocess.Popen[bytes]:
+            seen = environ
+            if self._relay is not None:
+                self._network.enter()
+                seen = {**environ, **variables()}
             _give_up(child.Kernel(), plan)
-            return start(command, environ, folder=folder, output=output)
+            return start(command, seen, folder=folder, output=output)
 
-        return _in_own_thread(act)
+        process = in_own_thread(act)
+        self._serve()
+        return process
+
+    def _serve(self) -> None:
+        """Answer at the way out of the network, from the first process in it on."""
+        listener = self._network.take_way_out()
+        if listener is not None and self._relay is not None:
+            self._serving = asyncio.ensure_future(self._relay.serve(listener))
 
 
 def start(
@@ -113,25 +151,6 @@ def _give_up(kernel: child.Kernel, plan: dict[str, Any]) -> None:
 def _capabilities() -> int:
     lines = Path("/proc/thread-self/status").read_text().splitlines()
     return next(int(line[7:], 16) for line in lines if line.startswith("CapPrm:"))
-
-
-def _in_own_thread(act: Any) -> subprocess.Popen[bytes]:
-    """What `act` gives, run in a thread that ends with it; what it raises is raised here."""
-    came: list[subprocess.Popen[bytes]] = []
-    failed: list[OSError] = []
-
-    def run() -> None:
-        try:
-            came.append(act())
-        except OSError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="fence")
-    thread.start()
-    thread.join()
-    for error in failed:
-        raise error
-    return came[0]
 
 
 def places_in(texts: Sequence[str]) -> list[Path]:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from task_server.protocol.workers import Limits
 from task_server.worker.sandbox.layers import Layers
 
-Network = Literal["none", "internet", "full"]
+Network = Literal["none", "index-only", "internet", "full"]
 """From least to most."""
 NETWORKS: tuple[Network, ...] = get_args(Network)
 

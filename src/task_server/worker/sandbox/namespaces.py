@@ -31,9 +31,19 @@ _PLAIN = ("link", "file")
 
 
 def plan(
-    files: Files, *, root: Path, maps_user: bool, has_network: bool, uid: int, shared_bytes: int
+    files: Files,
+    *,
+    root: Path,
+    maps_user: bool,
+    has_network: bool,
+    uid: int,
+    shared_bytes: int,
+    door: int | None = None,
 ) -> dict[str, Any]:
-    """What the runner does to enter; `root` is an empty folder, where the tree is put together."""
+    """What the runner does to enter; `root` is an empty folder, where the tree is put together.
+
+    Without a network it may have a `door`: a descriptor for the socket that leads out of its own.
+    """
     flags = _TREE | _NAMES | _QUEUES | _PROCESSES
     flags |= _USER if maps_user else 0
     flags |= 0 if has_network else _NETWORK
@@ -41,6 +51,7 @@ def plan(
         "flags": flags,
         "maps_user": maps_user,
         "has_own_network": not has_network,
+        "door": door,
         "root": str(root),
         "tree": _in_order(list(_tree(files, uid, shared_bytes))),
     }

@@ -114,7 +114,8 @@ class Examined(Struct, frozen=True):
     def not_held(self) -> list[str]:
         """What should have been denied with these layers, and was not."""
         expected = {name for name, by in HELD_BY.items() if by(self.layers)}
-        is_closed = self.network == "internet" or (self.network == "none" and self.layers.level)
+        is_closed = self.network in ("index-only", "internet")
+        is_closed |= self.network == "none" and self.layers.level > 0
         expected |= {"connect"} if is_closed else set()
         failing = [name for name in HELD_BY if name in expected and not self._is_denied(name)]
         works = self.probes.get("works", "nothing came back")

@@ -12,8 +12,9 @@ from msgspec import Struct
 from task_server.protocol.workers import Limits
 from task_server.worker.launch import RunnerSpec
 from task_server.worker.sandbox import landlock, namespaces, seccomp
-from task_server.worker.sandbox.cgroups import Group, Groups
+from task_server.worker.sandbox.cgroups import Groups
 from task_server.worker.sandbox.confinement import Confinement
+from task_server.worker.sandbox.doors import Door
 from task_server.worker.sandbox.files import Files, folders_of
 from task_server.worker.sandbox.layers import Layers
 from task_server.worker.sandbox.limits import (
@@ -22,6 +23,7 @@ from task_server.worker.sandbox.limits import (
     kernel_limits,
     share_of_memory,
 )
+from task_server.worker.sandbox.relay import Relay
 from task_server.worker.sandbox.uids import Uids
 
 
@@ -35,7 +37,10 @@ class Policy(Struct, frozen=True, kw_only=True):
 
 
 class Sandbox:
-    """Confines runners; `root` is an empty folder that the private tree is put together on."""
+    """Confines runners; `root` is an empty folder that the private tree is put together on.
+
+    `relay` leads runners to the package indexes that may reach nothing else.
+    """
 
     def __init__(
         self,
@@ -45,12 +50,14 @@ class Sandbox:
         root: Path,
         uids: Uids | None = None,
         groups: Groups | None = None,
+        relay: Relay | None = None,
     ) -> None:
         self.layers = layers
         self.policy = policy
         self._root = root
         self._uids = uids if layers.uid else None
         self._groups = groups if layers.cgroup else None
+        self._relay = relay
         self._own_threads = 0 if layers.uid else own_threads()
 
     def limits_for(self, asked: Limits | None) -> RunnerLimits:
@@ -69,26 +76,38 @@ class Sandbox:
     def confine(self, spec: RunnerSpec, limits: RunnerLimits | None = None) -> Confinement:
         """What a runner of that kind gets. Raises OSError."""
         limits = limits or self.policy.limits
-        group = self._groups.make(limits) if self._groups is not None else None
-        try:
+        with contextlib.ExitStack() as undo:
+            if (door := self._door(limits)) is not None:
+                undo.callback(door.close)
+            group = self._groups.make(limits) if self._groups is not None else None
+            if group is not None:
+                undo.callback(group.remove)
             uid = self._uids.take() if self._uids is not None else None
-        except OSError:
-            _remove(group)
-            raise
+            undo.pop_all()
         return Confinement(
-            self._plan(spec, limits, uid),
+            self._plan(spec, limits, uid, door),
             level=self.layers.level,
             uid=uid,
             group=group,
+            door=door,
             memory_bytes=limits.memory_bytes,
             on_end=lambda: self._give_back(uid),
         )
+
+    def _door(self, limits: RunnerLimits) -> Door | None:
+        if limits.network != "index-only":
+            return None
+        if self._relay is None or not self.layers.namespace:
+            raise OSError("the package indexes alone can be reached from level 3 on")
+        return Door(self._relay)
 
     def _give_back(self, uid: int | None) -> None:
         if uid is not None and self._uids is not None:
             self._uids.give_back(uid)
 
-    def _plan(self, spec: RunnerSpec, limits: RunnerLimits, uid: int | None) -> dict[str, Any]:
+    def _plan(
+        self, spec: RunnerSpec, limits: RunnerLimits, uid: int | None, door: Door | None
+    ) -> dict[str, Any]:
         layers = self.layers
         plan: dict[str, Any] = {
             "oom_score": OOM_SCORE,
@@ -107,7 +126,8 @@ class Sandbox:
                 files,
                 root=self._root,
                 maps_user=layers.maps_user,
-                has_network=limits.network != "none",
+                has_network=limits.network not in ("none", "index-only"),
+                door=None if door is None else door.number,
                 uid=os.getuid() if uid is None else uid,
                 shared_bytes=limits.memory_bytes,
             )
@@ -140,8 +160,3 @@ def own_threads() -> int:
             if folder.stat().st_uid == uid:
                 count += len(list((folder / "task").iterdir()))
     return count
-
-
-def _remove(group: Group | None) -> None:
-    if group is not None:
-        group.remove()

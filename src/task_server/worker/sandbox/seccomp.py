@@ -73,7 +73,8 @@ _NEW_NAMESPACES = 0x7E020000
 """The flags of `clone` that make namespaces."""
 _PUSH_INPUT, _LINUX_CONSOLE = 0x5412, 0x541C
 """Requests to a terminal that type into it."""
-_LOCAL = 1
+_LOCAL, _OF_VIRTUAL_MACHINES = 1, 40
+"""Families of sockets. The latter lead to the machine below, whatever network a process is in."""
 _MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _OTHER_ABI = 0x40000000
 
@@ -118,9 +119,10 @@ def program(sockets: Sockets, machine: str) -> list[Instruction]:
     lines += _with_argument(_IOCTL[column], 1, requests)
     if sockets == "none":
         lines += _when(_JUMP_EQUAL, _SOCKET[column], [_error(errno.EACCES)])
-    elif sockets == "no local":
-        local = _when(_JUMP_EQUAL, _LOCAL, [_error(errno.EACCES)])
-        lines += _with_argument(_SOCKET[column], 0, local)
+    else:
+        denied = [_OF_VIRTUAL_MACHINES, *([_LOCAL] if sockets == "no local" else [])]
+        refused = [_when(_JUMP_EQUAL, family, [_error(errno.EACCES)]) for family in denied]
+        lines += _with_argument(_SOCKET[column], 0, [line for each in refused for line in each])
     return [*lines, (_RETURN, 0, 0, _ALLOW)]
 
 
