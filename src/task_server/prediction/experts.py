@@ -8,13 +8,14 @@ error on this function, shrunk to its error on all functions that were as young 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from task_server.prediction.history import CALLS, Floats, History, Rows, median
+from task_server.prediction.history import CALLS, Floats, History, Rows
 from task_server.prediction.regression import (
     ROOM,
     Recent,
@@ -41,17 +42,20 @@ COUNT = len(EXPERTS)
 (EFFECTS, SAME, LAST, AVERAGE, MEDIAN, RECENT, NEAREST, STEADY, SAME_LEFT, STEADY_EFFECTS) = range(
     COUNT
 )
+_OF_EFFECTS = [EFFECTS, STEADY_EFFECTS]
 STEEPNESS = 8.0
 PSEUDO_CALLS = 6.0
 LOSS_DECAY = 0.95
 KIN_DECAY = 0.99
 """Of the losses over all functions of one maturity."""
 LARGEST_LOSS = 6.0
+UNKNOWN_LOSS = 1.5
 FIRST_FIT = 3
 MATURITIES = 10
 SAME_CALLS = 5
 """How many of the last calls with the same arguments count."""
 _BY_RECENCY = 0.8 ** np.arange(CALLS)
+_SO_FAR: list[float] = _BY_RECENCY.cumsum().tolist()
 
 
 def maturity(calls: int) -> int:
@@ -66,8 +70,10 @@ class Experts:
         self.history = History()
         self.recent: Recent | None = None
         self.steady: Steady | None = None
-        self.losses = np.zeros(COUNT)
-        self.counts = np.zeros(COUNT)
+        self.losses = [0.0] * COUNT
+        """What each expert missed calls by, summed with decay."""
+        self.counts = [0.0] * COUNT
+        """How many calls these were."""
         self.failures = 0.0
         """The share of its calls that failed, of late."""
         self._next_fit = FIRST_FIT
@@ -77,11 +83,9 @@ class Experts:
 
         `effects`: those of Effects.sums, calls x 2.
         """
-        found = np.full((len(rows.arguments), COUNT), np.nan)
-        found[:, EFFECTS], found[:, STEADY_EFFECTS] = effects[:, 0], effects[:, 1]
-        history = self.history
-        found[:, AVERAGE], found[:, MEDIAN] = history.average, history.median
-        found[:, LAST] = _mean_of(history.last)
+        found = np.empty((len(rows.arguments), COUNT))
+        found[:] = self._told_of_all()
+        found[:, _OF_EFFECTS] = effects
         squares = None
         if self.recent is not None:
             squares = self._tell_recent(rows, found)
@@ -90,15 +94,22 @@ class Experts:
         self._tell_same(rows, found)
         return found, squares
 
+    def _told_of_all(self) -> list[float]:
+        """By the experts that say the same of any call; NaN in place of the others."""
+        told = [math.nan] * COUNT
+        history = self.history
+        told[LAST] = _mean_of(history.last)
+        told[AVERAGE], told[MEDIAN] = history.average, history.median
+        return told
+
     def _tell_same(self, rows: Rows, found: Floats) -> None:
         history, recent = self.history, self.recent
         for index, same in history.same(rows):
             on_worker = history.on_worker(same, int(rows.workers[index]))[:SAME_CALLS]
-            found[index, SAME] = median(history.times[on_worker])
+            found[index, SAME] = statistics.median(history.times[on_worker].tolist())
             if recent is not None:
-                left = recent.left[same]
-                weights = _BY_RECENCY[: len(left)]
-                more = float(weights @ left) / (float(weights.sum()) + 0.5)
+                count = len(same)
+                more = float(_BY_RECENCY[:count] @ recent.left[same]) / (_SO_FAR[count - 1] + 0.5)
                 found[index, SAME_LEFT] = found[index, RECENT] + more
 
     def _tell_recent(self, rows: Rows, found: Floats) -> Floats:
@@ -111,7 +122,8 @@ class Experts:
         return squares
 
     def _within(self, predicted: Floats) -> Floats:
-        return np.clip(predicted, self.history.least - ROOM, self.history.most + ROOM)
+        history = self.history
+        return np.minimum(np.maximum(predicted, history.least - ROOM), history.most + ROOM)
 
     def learn(self, rows: Rows, time: float, *, predicted: Floats, error: float) -> None:
         """A call took `time`; `predicted` by each expert, missed by `error` all together."""
@@ -137,43 +149,45 @@ class Mixture:
     """How far the experts can be trusted, over all functions and for each."""
 
     def __init__(self) -> None:
-        self.losses = np.ones((MATURITIES, COUNT))
-        self.counts = np.zeros((MATURITIES, COUNT))
-        self._kin: dict[int, Floats] = {}
+        self.losses = [[1.0] * COUNT for _ in range(MATURITIES)]
+        """As in Experts, of the calls of all functions that were as young."""
+        self.counts = [[0.0] * COUNT for _ in range(MATURITIES)]
 
     def mix(self, experts: Experts | None, predicted: Floats) -> Floats:
         """Log seconds of each row of `predicted`."""
-        calls = 0 if experts is None else experts.history.calls
-        stage = maturity(calls)
-        kin = self._of_kin(stage)
-        if experts is None:
-            loss = kin
-        else:
-            loss = (experts.losses + PSEUDO_CALLS * kin) / (experts.counts + PSEUDO_CALLS)
-        can_tell = ~np.isnan(predicted)
-        weights = np.where(can_tell, (loss + 0.01) ** -STEEPNESS, 0.0)
-        weighted = (weights * np.where(can_tell, predicted, 0.0)).sum(axis=1)
-        found: Floats = weighted / weights.sum(axis=1)
+        weights = np.array([(loss + 0.01) ** -STEEPNESS for loss in self._expected(experts)])
+        can_tell = predicted == predicted  # not NaN
+        found: Floats = np.where(can_tell, predicted, 0.0) @ weights
+        found /= np.add.reduce(weights * can_tell, axis=1)
         return found
 
-    def _of_kin(self, stage: int) -> Floats:
-        found = self._kin.get(stage)
-        if found is None:
-            counts = self.counts[stage]
-            found = np.where(counts > 0, self.losses[stage] / np.maximum(counts, 1e-9), 1.5)
-            self._kin[stage] = found
-        return found
+    def _expected(self, experts: Experts | None) -> list[float]:
+        """What each expert is expected to miss the next call by."""
+        stage = maturity(0 if experts is None else experts.history.calls)
+        kin = [
+            loss / count if count > 0.0 else UNKNOWN_LOSS
+            for loss, count in zip(self.losses[stage], self.counts[stage], strict=True)
+        ]
+        if experts is None:
+            return kin
+        return [
+            (loss + PSEUDO_CALLS * usual) / (count + PSEUDO_CALLS)
+            for loss, count, usual in zip(experts.losses, experts.counts, kin, strict=True)
+        ]
 
     def learn(self, experts: Experts, predicted: Floats, time: float, *, stage: int) -> None:
         """What each expert missed a call by, that was predicted at that maturity."""
-        can_tell = ~np.isnan(predicted)
-        loss = np.where(can_tell, np.minimum(np.abs(predicted - time), LARGEST_LOSS), 0.0)
-        self._kin.pop(stage, None)
-        self.losses[stage] = self.losses[stage] * KIN_DECAY + loss
-        self.counts[stage] = self.counts[stage] * KIN_DECAY + can_tell
-        decay = np.where(can_tell, LOSS_DECAY, 1.0)
-        experts.losses = experts.losses * decay + loss
-        experts.counts = experts.counts * decay + can_tell
+        kin_losses, kin_counts = self.losses[stage], self.counts[stage]
+        for expert, told in enumerate(predicted.tolist()):
+            kin_losses[expert] *= KIN_DECAY
+            kin_counts[expert] *= KIN_DECAY
+            if told != told:  # NaN: it cannot tell
+                continue
+            loss = min(abs(told - time), LARGEST_LOSS)
+            kin_losses[expert] += loss
+            kin_counts[expert] += 1.0
+            experts.losses[expert] = experts.losses[expert] * LOSS_DECAY + loss
+            experts.counts[expert] = experts.counts[expert] * LOSS_DECAY + 1.0
 
     def state(self) -> dict[str, Any]:
         """All of it, to be saved."""
@@ -182,4 +196,3 @@ class Mixture:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take what `state` gave."""
         self.losses, self.counts = state["losses"], state["counts"]
-        self._kin.clear()

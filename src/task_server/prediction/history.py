@@ -31,6 +31,11 @@ RECENT = 50
 """Calls by whose errors a function's predictions are judged."""
 
 
+def falling(weight: float) -> Floats:
+    """Weights by age for `History.by_age`: each call counts `weight` times as much as the next."""
+    return np.float_power(weight, -np.arange(2 * CALLS) % CALLS)
+
+
 @dataclass(slots=True)
 class Rows:
     """Calls of one function as arrays."""
@@ -61,8 +66,6 @@ class History:
         self.codes = np.full((8, CATEGORIES), -1, np.int16)
         self.times = np.zeros(8)
         self.errors = np.zeros(8)
-        self.made = np.zeros(8, np.int64)
-        """Which call a row is: 0 for the first."""
         self.arguments = np.zeros(8, np.int64)
         self.workers = np.full(8, -1, np.int16)
         self.worker_numbers: dict[str, int] = {}
@@ -81,22 +84,32 @@ class History:
         """Rows in use."""
         return min(self.calls, CALLS)
 
-    def ages(self) -> NDArray[np.int64]:
-        """How many calls ago each row was made: 0 for the newest."""
-        return (self.calls - 1) - self.made[: self.size]
+    @property
+    def width(self) -> int:
+        """Columns in use."""
+        return len(self.columns) + len(self.slots)
+
+    def by_age(self, weights: Floats) -> Floats:
+        """The weight of each row, of those that `falling` made: a view, nothing is copied."""
+        begin = CALLS - (self.calls - 1) % CALLS  # the newest row's, which has the first weight
+        return weights[begin : begin + self.size]
+
+    def _last(self, count: int) -> NDArray[np.intp]:
+        """The rows of the last calls."""
+        return np.arange(max(self.calls - min(count, CALLS), 0), self.calls) % CALLS
 
     def error_factor(self) -> float | None:
         """exp of the mean size of the last errors; None: there was no prediction yet."""
-        recent = self.errors[: self.size][self.ages() < RECENT]
+        recent = self.errors[self._last(RECENT)]
         return float(np.exp(np.abs(recent).mean())) if len(recent) else None
 
     def is_varied(self) -> bool:
         """Whether predictions tell its calls apart: they miss by less than the median would."""
         if self.calls < ENOUGH_TO_JUDGE:
             return False
-        recent = self.ages() < RECENT
-        spread = float(np.abs(self.times[: self.size][recent] - self.median).mean())
-        missed = float(np.abs(self.errors[: self.size][recent]).mean())
+        recent = self._last(RECENT)
+        spread = float(np.abs(self.times[recent] - self.median).mean())
+        missed = float(np.abs(self.errors[recent]).mean())
         return spread > LEAST_SPREAD and missed < TOLD_APART * spread
 
     # ---- looking up
@@ -104,9 +117,11 @@ class History:
     def rows(self, calls: Sequence[tuple[Features, Sequence[tuple[str, str]], str | None]]) -> Rows:
         """Calls by features, categories (worker, versions too) and worker, as it knows them."""
         numbers = np.zeros((len(calls), COLUMNS))
-        codes = np.full((len(calls), CATEGORIES), -1, np.int16)
+        codes = np.empty((len(calls), CATEGORIES), np.int16)
+        codes.fill(-1)
         arguments = np.empty(len(calls), np.int64)
-        workers = np.full(len(calls), -1, np.int16)
+        workers = np.empty(len(calls), np.int16)
+        workers.fill(-1)
         for index, (features, categories, worker) in enumerate(calls):
             row = numbers[index]
             for name, number in features.numbers.items():
@@ -140,9 +155,17 @@ class History:
         if len(rows.arguments) != 1:
             known = np.flatnonzero(np.isin(rows.arguments, seen)).tolist()
         for index in known:
-            found = np.flatnonzero(seen == rows.arguments[index])
+            found = (seen == rows.arguments[index]).nonzero()[0]
             if len(found):
-                yield index, found[np.argsort(-self.made[found])]
+                yield index, self._newest_first(found)
+
+    def _newest_first(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Rows in ascending order, by when they were made."""
+        newest = (self.calls - 1) % CALLS
+        if rows[-1] <= newest:
+            return rows[::-1]
+        older = int(rows.searchsorted(newest, side="right"))
+        return np.concatenate([rows[:older][::-1], rows[older:][::-1]])
 
     def on_worker(self, same: NDArray[np.intp], worker: int) -> NDArray[np.intp]:
         """Those of these rows that ran on that worker; all if there are none."""
@@ -160,20 +183,16 @@ class History:
         if worker is not None and len(self.worker_numbers) < WORKERS:
             self.worker_numbers.setdefault(worker, len(self.worker_numbers))
         for name in features.numbers:
-            if name not in self.columns and self._width < COLUMNS:
-                self.columns[name] = self._width
+            if name not in self.columns and self.width < COLUMNS:
+                self.columns[name] = self.width
         for name, value in categories:
             slot = self.slots.get(name)
             if slot is None:
-                if len(self.slots) >= CATEGORIES or self._width >= COLUMNS:
+                if len(self.slots) >= CATEGORIES or self.width >= COLUMNS:
                     continue
-                slot = self.slots[name] = (len(self.slots), self._width)
+                slot = self.slots[name] = (len(self.slots), self.width)
             if len(self.values) < CODES:
                 self.values.setdefault(_digest(slot[0], value), len(self.values))
-
-    @property
-    def _width(self) -> int:
-        return len(self.columns) + len(self.slots)
 
     def add(self, rows: Rows, time: float, *, error: float) -> int:
         """Remember a call, the only one of `rows`, whose prediction missed by `error`: its row."""
@@ -182,7 +201,7 @@ class History:
             self._widen()
         self.numbers[row] = rows.numbers[0]
         self.codes[row] = rows.codes[0]
-        self.times[row], self.errors[row], self.made[row] = time, error, self.calls
+        self.times[row], self.errors[row] = time, error
         self._add_encoding(rows.codes[0], time)
         self.arguments[row], self.workers[row] = rows.arguments[0], rows.workers[0]
         self._add_levels(time)
@@ -190,7 +209,7 @@ class History:
 
     def _widen(self) -> None:
         rows = min(len(self.times) * 2, CALLS)
-        for name in ("numbers", "codes", "times", "errors", "made", "arguments", "workers"):
+        for name in ("numbers", "codes", "times", "errors", "arguments", "workers"):
             old = getattr(self, name)
             new = np.zeros((rows, *old.shape[1:]), old.dtype)
             new[: len(old)] = old

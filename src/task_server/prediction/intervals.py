@@ -7,15 +7,17 @@ conformal inference, Gibbs and Candes 2021).
 
 from __future__ import annotations
 
+import operator
 from collections import deque
 from collections.abc import Collection, Mapping
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from task_server.prediction.experts import MATURITIES, maturity
-from task_server.prediction.history import CALLS, Floats, History, size_of
+from task_server.prediction.history import CALLS, Floats, History, falling, size_of
 
 LEVELS: NDArray[np.float64] = np.array([0.05, 0.1, 0.5, 0.9, 0.95, 0.99])
 AGE_WEIGHT = 0.993
@@ -31,11 +33,18 @@ FEW_ROWS = 24
 """From so many rows on their quantiles are found level by level, not row by row."""
 STEP = 0.03
 FARTHEST = 0.3
+OUTERMOST = 0.001
+"""Levels are kept so far from 0 and 1."""
 GUESS: NDArray[np.float64] = np.array([-3.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 3.0])
 """Errors of a function of which nothing is known, nor of any other: log seconds."""
 GUESS_SIZE = 1.0
-_BY_AGE: Floats = AGE_WEIGHT ** np.arange(CALLS, dtype=np.float64)
-_PACE = STEP * np.sqrt(2 * np.minimum(LEVELS, 1 - LEVELS))
+_BY_AGE = falling(AGE_WEIGHT)
+_SO_FAR: list[float] = (AGE_WEIGHT ** np.arange(CALLS)).cumsum().tolist()
+"""The weights of 1, 2, 3 ... calls together."""
+_PACED: list[tuple[float, float]] = [
+    (level, STEP * (2 * min(level, 1 - level)) ** 0.5) for level in LEVELS.tolist()
+]
+"""Each level, and how far it is moved by a call."""
 
 
 class Intervals:
@@ -45,29 +54,31 @@ class Intervals:
         self.kin: list[deque[float]] = [deque(maxlen=KIN_ERRORS) for _ in range(MATURITIES)]
         self._kin_points: list[tuple[int, Floats, float]] = [_points_of(()) for _ in self.kin]
         """Of each maturity: errors not looked at yet, quantiles of the others, their usual size."""
-        self.shifts = np.zeros((MATURITIES, len(LEVELS)))
+        self.shifts = [[0.0] * len(LEVELS) for _ in range(MATURITIES)]
 
     def around(self, history: History | None, squares: Floats | None, count: int) -> Floats:
         """Quantiles of the error of `count` calls of one function: count x LEVELS, log seconds."""
         stage = maturity(0 if history is None else history.calls)
-        levels = np.clip(LEVELS + self.shifts[stage], 0.001, 0.999)
+        levels = self._levels(stage)
         kin, usual = self._kin(stage)
         if history is None or not history.size:
-            found = _quantiles(kin, np.ones((1, len(kin))), levels)
-            return np.broadcast_to(found, (count, len(LEVELS)))
-        own = history.errors[: history.size]
-        weights: Floats = _BY_AGE[history.ages()]
-        kin = kin * _scale(history, usual, weights)
-        errors = np.concatenate([own, kin])
-        width = 1 if squares is None else count
-        table = np.empty((width, len(errors)))
-        table[:, : len(own)] = weights
+            return _each(_quantiles(kin, np.ones((1, len(kin))), levels), count)
+        size = history.size
+        errors = np.concatenate([history.errors[:size], kin * _scale(history, usual)])
+        table = np.empty((1 if squares is None else count, len(errors)))
+        table[:, :size] = history.by_age(_BY_AGE)
         if squares is not None:
-            known = squares.shape[1]
-            table[:, :known] *= FAR_WEIGHT + np.exp(-2.0 * squares)
-        table[:, len(own) :] = KIN_WEIGHT / len(kin)
-        found = _quantiles(errors, table, levels)
-        return np.broadcast_to(found, (count, len(LEVELS))) if width < count else found
+            near = np.exp(-2.0 * squares)
+            near += FAR_WEIGHT
+            table[:, :size] *= near
+        table[:, size:] = KIN_WEIGHT / len(kin)
+        return _each(_quantiles(errors, table, levels), count)
+
+    def _levels(self, stage: int) -> Floats:
+        """Where to look for the quantiles; ascending, so that these never cross."""
+        moved = map(operator.add, LEVELS.tolist(), self.shifts[stage])
+        held = (min(max(level, OUTERMOST), 1.0 - OUTERMOST) for level in moved)
+        return np.array(list(accumulate(held, max)))
 
     def _kin(self, stage: int) -> tuple[Floats, float]:
         """Errors of functions as young as that, and how large they are usually."""
@@ -85,9 +96,12 @@ class Intervals:
         self.kin[stage].append(error)
         news, points, usual = self._kin_points[stage]
         self._kin_points[stage] = (news + 1, points, usual)
-        was_below = error <= around
-        moved = self.shifts[stage] + _PACE * (LEVELS - was_below)
-        self.shifts[stage] = np.clip(moved, -FARTHEST, FARTHEST)
+        self.shifts[stage] = [
+            min(max(shift + pace * (level - (error <= quantile)), -FARTHEST), FARTHEST)
+            for shift, (level, pace), quantile in zip(
+                self.shifts[stage], _PACED, around.tolist(), strict=True
+            )
+        ]
 
     def state(self) -> dict[str, Any]:
         """All of it, to be saved."""
@@ -109,29 +123,33 @@ def _points_of(errors: Collection[float]) -> tuple[int, Floats, float]:
     return 0, np.interp(places, np.arange(len(ordered)), ordered), size_of(ordered)
 
 
-def _scale(history: History, usual: float, weights: Floats) -> float:
+def _each(found: Floats, count: int) -> Floats:
+    """One row for each call, where one stands for all."""
+    return found if len(found) == count else np.broadcast_to(found, (count, len(LEVELS)))
+
+
+def _scale(history: History, usual: float) -> float:
     """How much wider this function's errors are than the others'."""
     if history.size < 8 or usual <= 1e-6:
         return 1.0
-    total = float(weights.sum())
+    total = _SO_FAR[history.size - 1]
     found = (history.error_size / usual * total + 5.0) / (total + 5.0)
     return min(max(found, 0.1), 10.0)
 
 
 def _quantiles(errors: Floats, weights: Floats, levels: Floats) -> Floats:
-    """Weighted quantiles, a row of `weights` each; never crossing."""
-    order = np.argsort(errors, kind="stable")
-    ordered, heavy = errors[order], weights[:, order]
-    middle = np.cumsum(heavy, axis=1)
-    totals = middle[:, -1:].copy()
+    """Weighted quantiles, a row of `weights` each."""
+    order = errors.argsort(kind="stable")
+    ordered, heavy = errors[order], weights.take(order, axis=1)
+    middle = np.add.accumulate(heavy, axis=1)
+    totals = middle[:, -1].copy()
     heavy *= 0.5
     middle -= heavy
-    middle /= totals
     if len(weights) < FEW_ROWS:
-        found = np.array([np.interp(levels, row, ordered) for row in middle])
-    else:
-        found = _interpolated(levels, middle, ordered)
-    return np.maximum.accumulate(found, axis=1)
+        rows = zip(totals.tolist(), middle, strict=True)
+        return np.array([np.interp(levels * total, row, ordered) for total, row in rows])
+    middle /= totals[:, None]
+    return _interpolated(levels, middle, ordered)
 
 
 def _interpolated(levels: Floats, middle: Floats, ordered: Floats) -> Floats:

@@ -21,10 +21,12 @@ from task_server.prediction.experts import (
     maturity,
 )
 from task_server.prediction.features import Features, features_of
-from task_server.prediction.history import Floats, Rows, median
+from task_server.prediction.history import Floats, median
 from task_server.prediction.intervals import LEVELS, Intervals
 
 Outcome = Literal["succeeded", "failed", "timeout"]
+BOUND = 25.0
+"""Of log seconds; nobody waits for longer."""
 SHORTEST = 1e-4
 """Seconds; shorter calls are all alike: handing them out takes longer."""
 FUNCTIONS = 400
@@ -67,8 +69,8 @@ class Estimates:
 
     def quantiles(self) -> Floats:
         """Seconds, calls x LEVELS."""
-        found: Floats = np.exp(np.clip(self.medians[:, None] + self.around, -25.0, 25.0))
-        return found
+        found: Floats = self.medians[:, None] + self.around
+        return np.exp(np.minimum(np.maximum(found, -BOUND), BOUND))
 
     def one(self, index: int) -> Estimates:
         """Of one call, as it is kept with it."""
@@ -76,6 +78,22 @@ class Estimates:
         return Estimates(
             self.medians[part], self.around[part], self.experts[part], self.stages[part]
         )
+
+    @staticmethod
+    def of_parts(parts: Sequence[tuple[list[int], Estimates]], count: int) -> Estimates:
+        """Of `count` calls, put together from some that are at those places each."""
+        found = Estimates(
+            np.empty(count),
+            np.empty((count, len(LEVELS))),
+            np.empty((count, COUNT)),
+            np.empty(count, np.int64),
+        )
+        for places, part in parts:
+            found.medians[places] = part.medians
+            found.around[places] = part.around
+            found.experts[places] = part.experts
+            found.stages[places] = part.stages
+        return found
 
 
 @dataclass(slots=True)
@@ -183,42 +201,34 @@ class Predictor:
         self._usual_first = median(np.array(firsts)) if firsts else 0.0
 
     def _estimate(self, functions: Sequence[str], seen: Sequence[_Seen]) -> Estimates:
-        effects = np.array([self.effects.sums(each.keys) for each in seen]).reshape(-1, 2)
+        if len(seen) == 1:
+            return self._of_function(functions[0], seen)
         by_function: dict[str, list[int]] = defaultdict(list)
         for index, function in enumerate(functions):
             by_function[function].append(index)
-        found = Estimates(
-            np.empty(len(seen)),
-            np.empty((len(seen), len(self.intervals.shifts[0]))),
-            np.full((len(seen), COUNT), np.nan),
-            np.zeros(len(seen), np.int64),
-        )
-        for function, places in by_function.items():
-            self._of_function(function, places, [seen[each] for each in places], effects, found)
-        return found
+        parts = [
+            (places, self._of_function(function, [seen[each] for each in places]))
+            for function, places in by_function.items()
+        ]
+        return Estimates.of_parts(parts, len(seen))
 
-    def _of_function(
-        self,
-        function: str,
-        places: list[int],
-        seen: list[_Seen],
-        effects: Floats,
-        found: Estimates,
-    ) -> None:
+    def _of_function(self, function: str, seen: Sequence[_Seen]) -> Estimates:
+        effects = np.array([self.effects.sums(each.keys) for each in seen])
         experts = self.functions.get(function)
-        squares = None
+        history = squares = None
         if experts is None:
-            predicted = self._first(effects[places])
+            predicted = self._first(effects)
         else:
-            rows: Rows = experts.history.rows(
-                [(each.features, each.categories, each.worker) for each in seen]
-            )
-            predicted, squares = experts.predict(rows, effects[places])
-        found.experts[places] = predicted
-        found.medians[places] = self.mixture.mix(experts, predicted)
-        history = None if experts is None else experts.history
-        found.around[places] = self.intervals.around(history, squares, len(places))
-        found.stages[places] = maturity(0 if history is None else history.calls)
+            history = experts.history
+            rows = history.rows([(each.features, each.categories, each.worker) for each in seen])
+            predicted, squares = experts.predict(rows, effects)
+        stage = maturity(0 if history is None else history.calls)
+        return Estimates(
+            self.mixture.mix(experts, predicted),
+            self.intervals.around(history, squares, len(seen)),
+            predicted,
+            np.array([stage] * len(seen)),
+        )
 
     def _first(self, effects: Floats) -> Floats:
         """A function's first call: between what first calls took and what its kin's take."""
