@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -122,7 +123,7 @@ class _Worker:
         request = wire.post(self._url, self._token, "/v1/workers", msgspec.json.encode(facts))
         self._parked.ask(request, heard.set_result)
         joined = _joined.decode(await heard)
-        self._session.begin(joined)
+        self._session.begin(joined, asked_at=time.monotonic())
         self._path = f"/v1/workers/{joined.worker}/exchange"
         self._park()
 
@@ -207,7 +208,7 @@ class _Worker:
 
     def _told(self, body: bytes) -> Exchanged:
         told = _exchanged.decode(body)
-        self._session.saw(told.number)
+        self._session.saw(told.number, asked_at=time.monotonic())
         self._fleet.exchanges += 1
         return told
 

@@ -329,6 +329,29 @@ async def test_a_report_is_repeated_until_it_is_decided(
     assert refused == [[lease]] * 3 and len(server.reports) == 1
 
 
+async def test_what_may_start_only_once_ends_when_its_lease_may_have_run_out(
+    server: ScriptedServer, start: Start
+) -> None:
+    server.lease_seconds = 3.0
+    worker = await start(slots=2)
+    plain = await worker.runs(server, LONG)
+    once = await worker.runs(server, LONG, at_most_once=True)
+    offered: set[str] = set()
+
+    def fail(asked: dict[str, Any]) -> web.Response:
+        offered.update(each["lease"] for each in asked.get("reports", []))
+        return problem(503, "unavailable")
+
+    server.decide = fail
+    await server.until(lambda: once in offered)
+    server.decide = lambda asked: None
+
+    (lost,) = await server.reported(once)
+    await server.reported(server.task("math:sqrt", 4))  # its slot is free
+    assert (lost["outcome"], lost["error"]["kind"]) == ("crashed", "lost")
+    assert plain not in offered and plain not in {each["lease"] for each in server.reports}
+
+
 async def test_after_a_failed_exchange_all_that_is_held_is_listed(
     server: ScriptedServer, start: Start
 ) -> None:

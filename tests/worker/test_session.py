@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from task_server.protocol.workers import Exchange, Held, Joined, Report
 from task_server.worker.session import EnvironmentWord, Session
 
@@ -11,7 +15,7 @@ HELD = [Held("1.1.ab")]
 
 def begun() -> Session:
     session = Session()
-    session.begin(Joined("w", "s", 1, 60.0, 20.0))
+    session.begin(Joined("w", "s", 1, 60.0, 20.0), asked_at=time.monotonic())
     return session
 
 
@@ -51,7 +55,7 @@ def test_numbers_begin_at_one_though_an_older_session_is_still_parked() -> None:
     session = begun()
 
     assert report(session, is_parked=True).number == 1
-    session.begin(Joined("w", "t", 1, 60.0, 20.0))
+    session.begin(Joined("w", "t", 1, 60.0, 20.0), asked_at=time.monotonic())
     ask(session)
     assert report(session, is_parked=True).number == 2
 
@@ -79,7 +83,32 @@ def test_each_state_of_an_environment_is_told_once() -> None:
 
 def test_only_the_newest_reply_counts_as_seen() -> None:
     session = begun()
-    session.saw(3)
-    session.saw(2)
+    session.saw(3, asked_at=0.0)
+    session.saw(2, asked_at=0.0)
 
     assert ask(session).seen == 3
+
+
+@pytest.mark.parametrize(("lease", "margin"), [(60.0, 5.0), (600.0, 5.0), (6.0, 0.5)])
+def test_leases_are_doubtful_a_little_before_they_run_out(lease: float, margin: float) -> None:
+    session = Session()
+    now = time.monotonic()
+
+    session.begin(Joined("w", "s", 1, lease, lease / 3), asked_at=now - lease + margin + 0.3)
+    is_early = session.is_doubtful()
+    session.begin(Joined("w", "s", 1, lease, lease / 3), asked_at=now - lease + margin - 0.1)
+
+    assert not is_early and session.is_doubtful()
+
+
+def test_a_reply_renews_as_of_when_it_was_asked_for() -> None:
+    session = Session()
+    now = time.monotonic()
+    session.begin(Joined("w", "s", 1, 60.0, 20.0), asked_at=now - 100)
+
+    session.saw(1, asked_at=now - 58)
+    is_late = session.is_doubtful()
+    session.saw(2, asked_at=now)
+    session.saw(3, asked_at=now - 90)  # replies need not come in order
+
+    assert is_late and not session.is_doubtful()

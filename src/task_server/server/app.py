@@ -171,7 +171,7 @@ async def running(
     store.watched = state.waiting.watched
     store.on_new_requests = locker.wake
     store.on_full = state.blobs.on_full = space.make_room
-    interval = min(SWEEP_SECONDS, settings.lease_seconds / 4)
+    interval = min(SWEEP_SECONDS, settings.lease_seconds / 6)
     await state.budget.measure()
     loops = [
         asyncio.ensure_future(Expiry(store, clock).keep(interval)),

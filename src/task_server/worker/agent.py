@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import random
+import time
 from collections.abc import Coroutine, Sequence
 from typing import Literal
 
@@ -245,21 +246,31 @@ class Agent:
         return await self._room.collect()
 
     async def _look_after(self) -> None:
-        """Keep calls from waiting behind long ones."""
+        """Keep calls from waiting behind long ones, and from running on a lease that ran out."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._report([released(attempt) for attempt in self._slots.free_up()])
+            if self._attempts and self._session.is_doubtful():
+                self._end_once()
+
+    def _end_once(self) -> None:
+        """End what may start only once: the server may tell by now that it is lost."""
+        for attempt in list(self._attempts.values()):
+            if attempt.assignment.at_most_once and not self._large.has(attempt.lease):
+                self._stop(attempt.lease)
+                self._report([crashed(attempt, "its lease was not renewed in time")])
 
     # ---- joining
 
     async def _join(self) -> None:
         while not self._is_done():
+            asked_at = time.monotonic()
             try:
                 reply = await self._transport.request(
                     "POST", "/v1/workers", _encode(self._presentation()), _JSON
                 )
                 if reply.status < 300:
-                    await self._begin(_joined(reply.body))
+                    self._begin(_joined(reply.body), asked_at)
                     return
                 self._check_refused(refusal(reply))
             except (errors.ServerUnreachable, errors.RequestError, msgspec.DecodeError) as error:
@@ -295,9 +306,9 @@ class Agent:
         except OSError as error:
             log.error("the worker's identity cannot be kept: %s; it will join anew", error)
 
-    async def _begin(self, joined: Joined) -> None:
+    def _begin(self, joined: Joined, asked_at: float) -> None:
         self._keep_identity(joined.worker)
-        self._session.begin(joined)
+        self._session.begin(joined, asked_at=asked_at)
         self._pause = FIRST_PAUSE
         log.info("joined as %s with %d slots", joined.worker, self._settings.slots)
 
@@ -404,6 +415,7 @@ class Agent:
             self._report_at = asyncio.get_running_loop().time() + GATHER_SECONDS
         sending = {report.lease for report in asked.reports}
         self._in_flight |= sending
+        asked_at = time.monotonic()
         try:
             reply = await self._transport.request(
                 "POST",
@@ -422,7 +434,7 @@ class Agent:
                 return
             raise error
         if asked.session == self._session.id:
-            self._take(asked, _exchanged(reply.body))
+            self._take(asked, _exchanged(reply.body), asked_at)
 
     def _next_exchange(self, kind: Kind) -> Exchange:
         if kind == "report":
@@ -457,8 +469,8 @@ class Agent:
         free = self._settings.slots - self._slots.stuck()
         return max(free * AHEAD - len(self._attempts), 0)
 
-    def _take(self, asked: Exchange, told: Exchanged) -> None:
-        self._session.saw(told.number)
+    def _take(self, asked: Exchange, told: Exchanged, asked_at: float) -> None:
+        self._session.saw(told.number, asked_at=asked_at)
         if told.decisions:
             decided = [decision.lease for decision in told.decisions]
             self._spool.acknowledge(decided)

@@ -18,6 +18,8 @@ from task_server.protocol.workers import (
 
 PARK_SHARE = 0.8
 """A parked exchange lasts up to a third of the lease, shortened by up to a fifth at random."""
+MARGIN_SECONDS = 5.0
+"""Before a lease runs out, a twelfth of a shorter one: what may start only once is ended then."""
 
 EnvironmentWord = Literal["building", "ready", "failed", "removed"]
 
@@ -32,10 +34,12 @@ class Session:
         self._number = 0
         self._seen = 0
         self._list_held_at = 0.0
+        self._renewed_at = 0.0
         self._told: dict[str, str] = {}
 
-    def begin(self, joined: Joined) -> None:
+    def begin(self, joined: Joined, *, asked_at: float) -> None:
         """A new session: nothing has been told in it."""
+        self._renewed_at = asked_at
         self.worker, self.id = joined.worker, joined.session
         self._lease_seconds = joined.lease_seconds
         self._number = self._seen = 0
@@ -46,9 +50,15 @@ class Session:
         self._list_held_at = 0.0
         self._told = {}
 
-    def saw(self, number: int) -> None:
-        """A reply arrived."""
+    def saw(self, number: int, *, asked_at: float) -> None:
+        """A reply arrived to what was asked at that moment (monotonic), or later."""
         self._seen = max(self._seen, number)
+        self._renewed_at = max(self._renewed_at, asked_at)
+
+    def is_doubtful(self) -> bool:
+        """Whether its leases may soon have run out at the server, as no reply came for so long."""
+        margin = min(MARGIN_SECONDS, self._lease_seconds / 12)
+        return time.monotonic() - self._renewed_at > self._lease_seconds - margin
 
     def news(self, states: Mapping[str, EnvironmentWord]) -> list[EnvironmentState]:
         """States of environments that the server does not know."""

@@ -3,6 +3,7 @@
 from tests.mutations.guards import Guard
 
 SPOOL = "tests/worker/test_spool.py"
+SESSION = "tests/worker/test_session.py"
 AGENT = "tests/worker/test_agent.py"
 
 GUARDS = [
@@ -33,6 +34,20 @@ GUARDS = [
         "        if not self.pending:\n            self._unwritten.clear()",
         "        if True:\n            self._unwritten.clear()",
         SPOOL,
+    ),
+    Guard(
+        "worker/agent.py",
+        "what may start only once goes on when its lease has run out",
+        "            if self._attempts and self._session.is_doubtful():",
+        "            if False:",
+        AGENT + " -k only_once",
+    ),
+    Guard(
+        "worker/session.py",
+        "a late reply renews what it was asked for long ago",
+        "        self._renewed_at = max(self._renewed_at, asked_at)",
+        "        self._renewed_at = time.monotonic()",
+        SESSION,
     ),
     Guard(
         "worker/agent.py",
