@@ -73,6 +73,42 @@ async def test_what_no_worker_can_ever_meet_says_what_they_lack(app: App) -> Non
     assert sorted(codes(told)) == ["labels", "python"]
 
 
+async def test_workers_that_take_no_tasks_say_why(app: App) -> None:
+    stopping, full = await joined(app, slots=1), await joined(app, slots=1)
+    await stopping.exchange(draining=True)
+    await full.exchange(wait=0.001)
+
+    told = await explained(app, await submitted(app))
+
+    assert told["summary"] == (
+        "waiting: none of 2 workers can run it: 1 worker stops and takes no more tasks;"
+        " 1 worker asks for no tasks now: the disk is full, or what runs hangs"
+    )
+    assert told["workers"]["lacks"] == {"draining": 1, "paused": 1}
+    assert told["expected_seconds"] is None
+
+
+async def test_a_worker_that_asks_again_is_one_that_could_have_it(app: App) -> None:
+    worker = await joined(app, slots=1)
+    await worker.exchange(wait=0.001)
+    await worker.exchange(want=1)
+
+    told = await explained(app, await submitted(app))
+
+    assert told["workers"]["lacks"] == {}
+
+
+async def test_a_busy_worker_asks_for_nothing_and_is_only_busy(app: App) -> None:
+    worker = await joined(app, slots=1)
+    await submitted(app)
+    await worker.take(1)
+    await worker.exchange(wait=0.001)
+
+    told = await explained(app, await submitted(app))
+
+    assert told["workers"]["lacks"] == {"free_slot": 1}
+
+
 async def test_what_has_to_wait_for_memory_says_until_when(app: App) -> None:
     big = {"memory": "16GiB"}
     worker = await joined(app, memory=20 * GIB)

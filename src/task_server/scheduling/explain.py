@@ -19,12 +19,15 @@ Lack = Literal[
     "memory",
     "gpu",
     "environment",
+    "draining",
+    "paused",
     "free_cpu",
     "free_memory",
     "free_gpu",
     "free_slot",
 ]
-"""What a worker lacks: the first of these. What is `free_` it lacks only for now."""
+"""What a worker lacks: the first of these. What is `free_` it lacks only for now; until when it is
+`paused`, nobody knows."""
 
 
 class Need(Struct, frozen=True, kw_only=True):
@@ -55,6 +58,8 @@ class Host(Struct, kw_only=True):
     """All that it has; None for a plain worker."""
     is_broken: bool = False
     """It could not build the task's environment of late."""
+    refuses: Literal["draining", "paused"] | None = None
+    """Why it takes no tasks at all."""
     held: Sequence[Held] = ()
 
 
@@ -115,11 +120,9 @@ def _lack_ever(need: Need, host: Host) -> Lack | None:
         return "python"
     if need.sandbox > host.sandbox:
         return "sandbox"
-    return _lack_of_resources(need.requires, host.free) or _lack_of_build(host)
-
-
-def _lack_of_build(host: Host) -> Lack | None:
-    return "environment" if host.is_broken else None
+    if lack := _lack_of_resources(need.requires, host.free):
+        return lack
+    return "environment" if host.is_broken else host.refuses
 
 
 def _lack_of_resources(requires: Requires, has: Free) -> Lack | None:

@@ -34,6 +34,7 @@ from task_server.server.clock import Clock
 from task_server.server.descriptors import Descriptors
 from task_server.server.estimator.process import EstimatorProcess
 from task_server.server.etas import BatchEtas
+from task_server.server.refusals import Refusals
 from task_server.server.routing import Edge
 from task_server.server.service.orders import OrderBook
 from task_server.server.service.refresh import Refreshes
@@ -157,6 +158,7 @@ async def running(
             is_shared=is_postgres(settings.database_url),
         ),
         etas=BatchEtas(clock),
+        refusals=Refusals(),
         totals=Totals(store),
         estimator=EstimatorProcess(is_on=settings.model == "on"),
         keep=Keep(

@@ -13,6 +13,7 @@ from task_server.server.bodies import Bodies
 from task_server.server.descriptors import Descriptors
 from task_server.server.estimator.process import EstimatorProcess
 from task_server.server.etas import BatchEtas
+from task_server.server.refusals import Refusals
 from task_server.server.service.orders import OrderBook
 from task_server.server.service.refresh import Refreshes
 from task_server.server.service.specs import Specs
@@ -54,6 +55,8 @@ class State(Struct):
     """How long ended tasks are kept."""
     default_python: str
     """Minor version that a task gets if it names none."""
+    refusals: Refusals
+    """Workers that take no tasks."""
     is_stopping: bool = False
     ahead: Ahead | None = None
     """Everybody's open work, remembered for a moment."""

@@ -65,6 +65,7 @@ async def join(state: State, call: Call) -> Reply:
     )
     session = secrets.token_hex(16)
     worker = await state.store.join(JoinRequest(asked.worker, call.caller.token, facts, session))
+    state.refusals.joined(worker)
     lease_seconds = state.store.lease_seconds
     return Reply(encode(Joined(worker, session, PROTOCOL, lease_seconds, lease_seconds / 3)))
 
@@ -75,10 +76,11 @@ async def exchange(state: State, call: Call) -> Reply:
     body = await call.body(state.settings.body_bytes)
     check_object(body)
     asked = decode(body, _exchanges)
+    worker = call.params["id"]
     reports = _reports(state, asked.reports)
     wait = 0.0 if state.is_stopping else min(max(asked.wait, 0.0), state.store.lease_seconds / 3)
     request = ExchangeRequest(
-        call.params["id"],
+        worker,
         asked.session,
         call.caller.token,
         asked.number,
@@ -90,9 +92,9 @@ async def exchange(state: State, call: Call) -> Reply:
         asked.held,
         asked.environments,
     )
+    state.refusals.note(worker, asked)
     parked = asyncio.ensure_future(state.store.exchange(request))
     result = await call.unless_gone(parked) if wait else await parked
-    worker = call.params["id"]
     if asked.orders:
         await state.orders.note(worker, asked.orders, now=state.clock())
     orders = state.orders.news(worker, is_listing=asked.held is not None)

@@ -251,6 +251,9 @@ async def _hosts(state: State, environment: str | None) -> list[Host]:
     return [
         Host(
             slots=max(session.facts.slots, 1),
+            refuses=state.refusals.why(
+                session.id, has_room=len(held[session.worker]) < session.facts.slots
+            ),
             pythons=session.facts.pythons,
             sandbox=session.facts.sandbox,
             free=session.facts.free(),

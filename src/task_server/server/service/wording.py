@@ -53,7 +53,8 @@ def _have_not(lack: Lack, need: Need, *, is_one: bool) -> str:
     cores, memory = f"{requires.cpu:g} cores", size(requires.memory or requires.reserved)
     labels = ", ".join(f"{name}={value}" for name, value in requires.labels)
     gpus = count_of(requires.gpu, "GPU")
-    has, reaches = ("has", "does") if is_one else ("have", "do")
+    has, reaches, asks = ("has", "does", "asks") if is_one else ("have", "do", "ask")
+    stops, takes = ("stops", "takes") if is_one else ("stop", "take")
     words: Mapping[Lack, str] = {
         "plain": "of the plain API cannot run it",
         "python": f"{has} no Python {need.python}",
@@ -63,6 +64,8 @@ def _have_not(lack: Lack, need: Need, *, is_one: bool) -> str:
         "memory": f"{has} not {memory} for tasks",
         "gpu": f"{has} not {gpus}",
         "environment": "could not build its environment of late",
+        "draining": f"{stops} and {takes} no more tasks",
+        "paused": f"{asks} for no tasks now: the disk is full, or what runs hangs",
         "free_slot": f"{has} no free slot",
         "free_cpu": f"{has} not {cores} free",
         "free_memory": f"{has} not {memory} free",
