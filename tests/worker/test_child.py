@@ -12,6 +12,8 @@ import math
 import os
 import pickle
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import uuid
@@ -25,7 +27,7 @@ import cloudpickle
 import msgspec
 import pytest
 
-from task_server.worker.calls import Call, Outcome
+from task_server.worker.calls import Call, Outcome, control_frame
 from task_server.worker.launch import CHILD, compiled_child
 from tests.worker.running import Bench, by_value, call, named, small
 
@@ -912,3 +914,28 @@ def main_names() -> list[str]:
 
 async def test_main_is_empty_for_functions(bench: Bench) -> None:
     assert answer(await bench.one(call(main_names))) == []
+
+
+@pytest.mark.parametrize("named_folder", ["", "else"], ids=["no folder", "another folder"])
+def test_an_other_folder_than_the_one_that_was_made_for_it_is_left_alone(
+    tmp_path: Path, named_folder: str
+) -> None:
+    for name in ("somebodys", "else"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    setup = {"nonce": 1, "folder": str(tmp_path / named_folder) if named_folder else None}
+    ours, frames = socket.socketpair()
+    starts, _ = pair = socket.socketpair()
+    with ours, frames, pair[0], pair[1]:
+        ours.send(control_frame(setup))
+        ended = subprocess.run(
+            [sys.executable, "-I", "-S", CHILD, str(frames.fileno()), str(starts.fileno()), "0"],
+            cwd=tmp_path / "somebodys",
+            pass_fds=(frames.fileno(), starts.fileno()),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=20,
+        )
+
+    assert ended.returncode == 1 and b"not the folder that was made for functions" in ended.stderr
+    assert [(tmp_path / name / "file").exists() for name in ("somebodys", "else")] == [True, True]

@@ -12,7 +12,7 @@ is put back between calls, and the loop.
 """
 
 # pathlib and contextlib would have to be imported at every start.
-# ruff: noqa: PTH102, PTH103, PTH108, PTH109, PTH118, PTH120, PTH123, PTH208, PTH211, SIM105
+# ruff: noqa: PTH102, PTH103, PTH108, PTH109, PTH118, PTH120, PTH121, PTH123, PTH208, PTH211, SIM105
 
 from __future__ import annotations
 
@@ -232,6 +232,13 @@ def private(number: int) -> int:
         return number
     os.close(number)
     return moved
+
+
+def check_folder(setup: dict[str, Any]) -> None:
+    """End unless this is the folder that the agent made for it: what is in there is removed."""
+    folder = setup.get("folder")
+    if not folder or not os.path.samefile(folder, "."):
+        sys.exit("this is not the folder that was made for functions")
 
 
 def hide_main() -> types.ModuleType:
@@ -1510,6 +1517,7 @@ def main() -> NoReturn:
     die_with(parent)
     link = Link(private(frames), private(starts))
     setup = link.next_frame().header
+    check_folder(setup)
     sys.argv = [""]
     sys.dont_write_bytecode = True  # environments stay as they were built
     plan = setup.get("sandbox") or {}

@@ -86,7 +86,7 @@ def launch(spec: RunnerSpec, confinement: Confinement) -> Launched:
         )
         confinement.started(process.pid)
         with contextlib.suppress(ConnectionError):  # it has ended already, which is seen to later
-            frames.send(_setup_frame(spec, nonce, confinement))
+            frames.send(_setup_frame(spec, nonce, confinement, task_directory))
     except BaseException:
         if process is not None:
             end_tree(process.pid)
@@ -120,10 +120,13 @@ def _environ(spec: RunnerSpec, task_directory: Path, mark: str) -> dict[str, str
     }
 
 
-def _setup_frame(spec: RunnerSpec, nonce: int, confinement: Confinement) -> bytes:
+def _setup_frame(
+    spec: RunnerSpec, nonce: int, confinement: Confinement, task_directory: Path
+) -> bytes:
     return control_frame(
         {
             "nonce": nonce,
+            "folder": str(task_directory),
             "site_packages": str(spec.site_packages) if spec.site_packages else None,
             "cloudpickle": str(spec.cloudpickle) if spec.cloudpickle else None,
             "sandbox": confinement.plan,

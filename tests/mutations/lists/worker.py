@@ -8,6 +8,13 @@ AGENT = "tests/worker/test_agent.py"
 
 GUARDS = [
     Guard(
+        "worker/child.py",
+        "a runner empties whatever folder it is started in",
+        "    check_folder(setup)\n",
+        "",
+        "tests/worker/test_child.py -k other_folder",
+    ),
+    Guard(
         "worker/spool.py",
         "half a line of a crash spoils the next",
         "        if whole < len(data):\n            os.truncate(self._path, whole)\n",
