@@ -1,7 +1,8 @@
 """Group commit: one thread that does all waiting operations in one transaction.
 
-It never waits to collect: it takes whatever is there, and while it works and syncs the next group
-gathers by itself. Replies leave only after the commit.
+What comes in one turn of the event loop is handed over together at its end; beyond that it never
+waits to collect: it takes whatever is there, and while it works and syncs the next group gathers by
+itself. Replies leave only after the commit.
 """
 
 from __future__ import annotations
@@ -86,7 +87,11 @@ class GroupCommit:
         self._run = run
         self._on_idle = on_idle
         self._on_quiet = on_quiet
-        self._queue: SimpleQueue[Operation[object] | None] = SimpleQueue()
+        self._turn: list[Operation[object]] = []
+        """What came in this turn of the event loop."""
+        self._queue: SimpleQueue[list[Operation[object]] | None] = SimpleQueue()
+        self._left: deque[Operation[object]] = deque()
+        """Taken from the queue, and too much for the last group."""
         self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
@@ -103,12 +108,20 @@ class GroupCommit:
         """Add an operation to the next group. Raises Unavailable once closed."""
         if self._is_closed:
             raise Unavailable("the server is about to stop")
-        self._queue.put(operation)  # type: ignore[arg-type]  # invariant R, only passed through
+        if not self._turn:
+            operation.future.get_loop().call_soon(self._hand_over)
+        self._turn.append(operation)  # type: ignore[arg-type]  # invariant R, only passed through
         return operation.future
+
+    def _hand_over(self) -> None:
+        if self._turn:
+            self._queue.put(self._turn)
+            self._turn = []
 
     async def close(self) -> None:
         """Do what waits, then end the thread."""
         self._is_closed = True
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -119,22 +132,26 @@ class GroupCommit:
                 self._run(group)
             if is_last:
                 return
-            if self._queue.empty():
+            if not self._left and self._queue.empty():
                 self._on_idle()
 
     def _take(self) -> tuple[list[Operation[object]], bool]:
         group: list[Operation[object]] = []
         rows = 0
-        operation = self._first()
-        while operation is not None:
+        while rows < MAXIMUM_ROWS:
+            if not self._left:
+                if group and self._queue.empty():
+                    break
+                turn = self._queue.get() if group else self._first()
+                if turn is None:
+                    return group, True
+                self._left.extend(turn)
+            operation = self._left.popleft()
             group.append(operation)
             rows += operation.rows
-            if rows >= MAXIMUM_ROWS or self._queue.empty():
-                return group, False
-            operation = self._queue.get()
-        return group, True
+        return group, False
 
-    def _first(self) -> Operation[object] | None:
+    def _first(self) -> list[Operation[object]] | None:
         try:
             return self._queue.get(timeout=QUIET_SECONDS)
         except Empty:
