@@ -13,7 +13,7 @@ import pytest
 from task_server.server.access import Caller
 from task_server.server.api.blobs import reply_with
 from task_server.server.bodies import Bodies
-from task_server.server.http import JSON, Call, Disconnected
+from task_server.server.http import DEPARTURE, JSON, Call, Departure, Disconnected
 from task_server.store.blobs import OpenBlob, name_of
 from tests.server.asgi import App, application
 
@@ -130,7 +130,7 @@ async def test_a_large_answer_of_a_plain_worker_is_streamed_back(app: App) -> No
 
 
 async def test_a_blob_is_read_no_further_when_its_reader_has_gone() -> None:
-    leaves = asyncio.Event()
+    departure = Departure()
     given: list[int] = []
     is_closed = False
 
@@ -144,17 +144,17 @@ async def test_a_blob_is_read_no_further_when_its_reader_has_gone() -> None:
             is_closed = True
 
     async def receive() -> dict[str, str]:
-        await leaves.wait()
-        return {"type": "http.disconnect"}
+        raise AssertionError("the body was read before")
 
-    call = Call({"headers": []}, receive, Caller("user", 1, 1), Bodies(2**20))
+    scope = {"headers": [], "extensions": {DEPARTURE: departure}}
+    call = Call(scope, receive, Caller("user", 1, 1), Bodies(2**20))
     reply = reply_with(call, OpenBlob(5000, pieces()), content_type=JSON)
     assert not isinstance(reply.body, bytes)
 
     with pytest.raises(Disconnected):
         async for _ in reply.body:
             if len(given) == 3:
-                leaves.set()
+                departure.happen()
             await asyncio.sleep(0)
 
     assert len(given) < 10 and is_closed

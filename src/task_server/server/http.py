@@ -12,6 +12,7 @@ from collections.abc import (
     Callable,
     MutableMapping,
 )
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -57,10 +58,50 @@ class Disconnected(Exception):
     """The caller went away."""
 
 
+DEPARTURE = "task_server.departure"
+"""Extension of a scope: its connection's `Departure`."""
+
+
+class Departure:
+    """Whether a connection's client has gone, told to all who serve it.
+
+    ASGI tells it to who asks for the next message, which takes a task of its own for each wait.
+    """
+
+    __slots__ = ("_listeners", "has_happened")
+
+    def __init__(self) -> None:
+        self.has_happened = False
+        self._listeners: list[Callable[[], object]] = []
+
+    def happen(self) -> None:
+        """The client has gone."""
+        self.has_happened = True
+        for listener in tuple(self._listeners):
+            listener()
+
+    def tell(self, listener: Callable[[], object]) -> None:
+        """Call `listener` when the client goes, until `forget`."""
+        self._listeners.append(listener)
+
+    def forget(self, listener: Callable[[], object]) -> None:
+        """Who listens has what it waited for."""
+        self._listeners.remove(listener)
+
+
 class Call:
     """One request."""
 
-    __slots__ = ("_bodies", "_headers", "_held_bytes", "caller", "params", "receive", "scope")
+    __slots__ = (
+        "_bodies",
+        "_headers",
+        "_held_bytes",
+        "caller",
+        "departure",
+        "params",
+        "receive",
+        "scope",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, caller: Caller, bodies: Bodies) -> None:
         self.scope = scope
@@ -70,6 +111,8 @@ class Call:
         self._held_bytes = 0
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
         self.params: dict[str, str] = scope.get("path_params", {})
+        extensions = scope.get("extensions") or {}
+        self.departure: Departure = extensions.get(DEPARTURE) or Departure()
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""
@@ -77,19 +120,8 @@ class Call:
 
     def query(self, *allowed: str, ignores_others: bool = False) -> dict[str, str]:
         """The query's fields. Raises Invalid for one that is not allowed, or that stands twice."""
-        text = self.scope["query_string"].decode("latin-1")
-        if not text:
-            return {}
-        if text.count("&") >= MAXIMUM_QUERY_FIELDS:
-            raise Invalid(f"more than {MAXIMUM_QUERY_FIELDS} query fields")
-        pairs = parse_qsl(text, keep_blank_values=True)
-        found = dict(pairs)
-        for key, _ in pairs:
-            if key not in allowed and not ignores_others:
-                raise Invalid(f"unknown query field {key[:100]!r}", field=key[:100])
-        if len(found) != len(pairs):
-            raise Invalid("a query field stands twice")
-        return found
+        text: bytes = self.scope["query_string"]
+        return _fields(text, allowed, ignores_others).copy() if text else {}
 
     async def body(self, limit: int) -> bytes:
         """The whole body, which has room among the others until `end`.
@@ -151,19 +183,32 @@ class Call:
 
     async def wait(self, awaited: asyncio.Future[T], *, seconds: float | None = None) -> None:
         """As `unless_gone`, and no longer than so many seconds."""
-        if awaited.done():
-            return
-        gone = asyncio.ensure_future(self.gone())
+        if not awaited.done() and not self.departure.has_happened:
+            await self._one_of(awaited, seconds)
+        if self.departure.has_happened and not awaited.done():
+            awaited.cancel()
+            await asyncio.wait((awaited,))
+            raise Disconnected
+
+    async def _one_of(self, awaited: asyncio.Future[T], seconds: float | None) -> None:
+        """Wait until it is done, the caller has gone, or time is up."""
+        loop = asyncio.get_running_loop()
+        news = loop.create_future()
+
+        def wake(_: object = None) -> None:
+            if not news.done():
+                news.set_result(None)
+
+        timer = None if seconds is None else loop.call_later(seconds, wake)
+        awaited.add_done_callback(wake)
+        self.departure.tell(wake)
         try:
-            await asyncio.wait(
-                (awaited, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED
-            )
-            if gone.done() and not awaited.done():
-                awaited.cancel()
-                await asyncio.wait((awaited,))
-                raise Disconnected
+            await news
         finally:
-            gone.cancel()
+            self.departure.forget(wake)
+            awaited.remove_done_callback(wake)
+            if timer is not None:
+                timer.cancel()
 
     async def stream(self, pieces: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
         """The pieces of a reply, which ends when nobody listens any more."""
@@ -177,14 +222,24 @@ class Call:
         finally:
             await pieces.aclose()
 
-    async def gone(self) -> None:
-        """Wait until the caller has gone away."""
-        while (await self.receive())["type"] != "http.disconnect":
-            pass
-
 
 async def _next(pieces: AsyncIterator[bytes]) -> bytes | None:
     return await anext(pieces, None)
+
+
+@lru_cache(maxsize=256)
+def _fields(query: bytes, allowed: tuple[str, ...], ignores_others: bool) -> dict[str, str]:
+    text = query.decode("latin-1")
+    if text.count("&") >= MAXIMUM_QUERY_FIELDS:
+        raise Invalid(f"more than {MAXIMUM_QUERY_FIELDS} query fields")
+    pairs = parse_qsl(text, keep_blank_values=True)
+    found = dict(pairs)
+    for key, _ in pairs:
+        if key not in allowed and not ignores_others:
+            raise Invalid(f"unknown query field {key[:100]!r}", field=key[:100])
+    if len(found) != len(pairs):
+        raise Invalid("a query field stands twice")
+    return found
 
 
 def _bounded(body: bytes, limit: int) -> bytes:

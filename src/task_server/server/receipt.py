@@ -9,6 +9,8 @@ from typing import Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from task_server.server.http import DEPARTURE, Departure
+
 MAXIMUM_HEADER_BYTES = 1 << 15
 """Of all headers of a request together."""
 MAXIMUM_TARGET_BYTES = 1 << 13
@@ -44,6 +46,7 @@ class PunctualProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """As asyncio has it."""
         super().connection_made(transport)
+        self._departure = Departure()
         self._begin("due")
         self._watch()
 
@@ -52,6 +55,7 @@ class PunctualProtocol(HttpToolsProtocol):
         self._phase = "idle"
         self._watch()
         super().connection_lost(exc)
+        self._departure.happen()
 
     def data_received(self, data: bytes) -> None:
         """As asyncio has it."""
@@ -67,6 +71,7 @@ class PunctualProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope["extensions"] = {DEPARTURE: self._departure}  # type: ignore[dict-item]
         self._begin("headers")
 
     def on_headers_complete(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -66,17 +65,13 @@ def reply_with(
 
 async def _pieces(call: Call, blob: OpenBlob, before: bytes, after: bytes) -> AsyncIterator[bytes]:
     # What is sent to somebody who has gone is dropped in silence: it would be read to its end.
-    gone = asyncio.ensure_future(call.gone())
-    try:
-        yield before
-        async with aclosing(blob.pieces) as pieces:
-            async for piece in pieces:
-                if gone.done():
-                    raise Disconnected
-                yield piece
-        yield after
-    finally:
-        gone.cancel()
+    yield before
+    async with aclosing(blob.pieces) as pieces:
+        async for piece in pieces:
+            if call.departure.has_happened:
+                raise Disconnected
+            yield piece
+    yield after
 
 
 async def _nothing() -> AsyncIterator[bytes]:
