@@ -30,6 +30,8 @@ async def some_at_once(work: Callable[[T], Awaitable[R]], items: Sequence[T]) ->
 async def store_large(state: State, tasks: Sequence[Read]) -> list[StoredBlob]:
     """Put large arguments into the blob store; the payloads name them from then on."""
     large = [(task, *task.large) for task in tasks if task.large is not None]
+    if not large:
+        return []
     names = await some_at_once(state.blobs.put_bytes, [data for _, _, data in large])
     stored = []
     for (task, encoding, data), name in zip(large, names, strict=True):

@@ -22,6 +22,7 @@ from task_server.server.service.arguments import (
     read_features,
 )
 from task_server.server.service.installs import given
+from task_server.server.service.outlines import Own, outline_of
 from task_server.server.service.specs import Specs, awaited, times
 from task_server.server.service.uploads import OwnUploads
 from task_server.store.blobs import name_of
@@ -33,6 +34,8 @@ MAXIMUM_ERRORS = 100
 _ITEM_KEYS = (b'"id"', b'"args"', b'"kwargs"', b'"call"', b'"features"')
 _FIRST_KEY = re.compile(rb'\s*\{\s*"(tasks|defaults|batch)"')
 _CALL_IN_BLOB = re.compile(rb'"call":\{"encoding":"[a-z]+","blob":"(sha256:[0-9a-f]{64})"')
+
+_NOTHING = Task()
 
 _items = msgspec.json.Decoder(Item)
 _tasks = msgspec.json.Decoder(Task)
@@ -115,8 +118,30 @@ class Reader:
             return self._list(submit.tasks, bytes(submit.defaults), submit.batch)
         if body.lstrip()[:1] != b"{":
             raise Malformed("the body is not a JSON object or a list of objects")
+        return self._single(body)
+
+    def _single(self, body: bytes) -> Body:
+        outline = outline_of(body)
+        if outline is not None:
+            known = self._kinds.of_outline(
+                outline.text, self._owner, uploads=self._uploads, refreshed=self._refreshed
+            )
+            if known is not None:
+                return Body([known], [self._outlined(body, outline.own)], True, None)
         task = self._item(body, None, blake2b(digest_size=16))
-        return Body(list(self._specs), [task], True, None)
+        (spec,) = self._specs
+        if outline is not None and _has_only_arguments(task) and not self.blobs:
+            self._kinds.keep_outline(outline.text, self._owner, spec, uploads=self._uploads)
+        return Body([spec], [task], True, None)
+
+    def _outlined(self, body: bytes, own: Own) -> Read:
+        """A task of which all but its id and arguments is known."""
+        payload, _, _ = read_arguments(Item(own.id, own.args, own.kwargs), _NOTHING)
+        identifier, digest = None, b""  # the digest tells equal ids apart
+        if own.id is not None:
+            identifier = check_id(own.id, self._now)
+            digest = _digest(blake2b(digest_size=16), body)
+        return Read(identifier, digest, payload, None, 0, None, None, None, (), None, len(payload))
 
     def _list(
         self,
@@ -245,6 +270,13 @@ class Reader:
         self.blobs[name] = data
         by_value = FunctionByValue(pickle=name, name=function.name, python=function.python)
         return msgspec.structs.replace(task, function=by_value)
+
+
+def _has_only_arguments(task: Read) -> bool:
+    more = (task.run_after, task.start_by, task.finish_by, task.features, task.large)
+    return not any(each is not None for each in more) and not (
+        task.after or task.payload.startswith(b'"call":')
+    )
 
 
 def _without(body: bytes, items: list[Raw]) -> bytes:

@@ -59,6 +59,7 @@ class Specs:
         self._default_python = default_python
         self._policy = policy
         self._known: dict[object, KindSpec] = {}
+        self._by_outline: dict[object, KindSpec] = {}
         self._refreshed: Mapping[str, str] = {}
 
     def of(
@@ -71,9 +72,7 @@ class Specs:
         refreshed: Mapping[str, str] | None = None,
     ) -> KindSpec:
         """As `make_spec`, which is asked once for tasks that say the same."""
-        refreshed = self._refreshed if refreshed is None else refreshed
-        if refreshed is not self._refreshed or len(self._known) >= REMEMBERED:
-            self._known, self._refreshed = {}, refreshed
+        self._follow(refreshed)
         said = (owner, is_plain, uploads and uploads.generation, _said(task))
         try:
             known = self._known.get(said)
@@ -83,6 +82,32 @@ class Specs:
             known = self._make(task, owner, is_plain=is_plain, uploads=uploads)
             self._known[said] = known
         return known
+
+    def _follow(self, refreshed: Mapping[str, str] | None) -> None:
+        """Forget what was made when other locks counted, and what has become too much."""
+        refreshed = self._refreshed if refreshed is None else refreshed
+        if refreshed is not self._refreshed or len(self._known) >= REMEMBERED:
+            self._known, self._by_outline, self._refreshed = {}, {}, refreshed
+
+    def of_outline(
+        self,
+        outline: bytes,
+        owner: int,
+        *,
+        uploads: OwnUploads | None,
+        refreshed: Mapping[str, str] | None,
+    ) -> KindSpec | None:
+        """The spec of a single task of which another one with that outline was read in full."""
+        self._follow(refreshed)
+        return self._by_outline.get((owner, uploads and uploads.generation, outline))
+
+    def keep_outline(
+        self, outline: bytes, owner: int, spec: KindSpec, *, uploads: OwnUploads | None
+    ) -> None:
+        """A single task with that outline has this spec, and nothing else but arguments and id."""
+        if len(self._by_outline) >= REMEMBERED:
+            self._by_outline.clear()
+        self._by_outline[owner, uploads and uploads.generation, outline] = spec
 
     def _make(
         self, task: Task, owner: int, *, is_plain: bool, uploads: OwnUploads | None

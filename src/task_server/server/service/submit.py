@@ -64,6 +64,8 @@ async def read_body(
 async def _check_named(state: State, read: Body) -> None:
     """Arguments in a blob must be there before the task is."""
     named = read.named()
+    if not named:
+        return
     sizes = await some_at_once(state.blobs.size, list(named))
     missing = [index for index, size in zip(named.values(), sizes, strict=True) if size is None]
     if not missing:
@@ -95,7 +97,8 @@ async def prepare(
     began = state.clock()
     read, reader = await read_body(state, caller, body, is_lines=is_lines)
     await _check_named(state, read)
-    await some_at_once(state.blobs.put_bytes, list(reader.blobs.values()))
+    if reader.blobs:
+        await some_at_once(state.blobs.put_bytes, list(reader.blobs.values()))
     await _check_specs(state, read)
     stored = [StoredBlob(name, len(data)) for name, data in reader.blobs.items()]
     stored += await store_large(state, read.tasks)
