@@ -1,6 +1,7 @@
 """T6 to T10 and the answer rules: what workers report."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 import pytest
@@ -9,7 +10,9 @@ from task_server.scheduling.accuracy import lately, overall
 from task_server.scheduling.pace import stretches
 from task_server.scheduling.statistics import Price
 from task_server.store.attempts import LeaseKey, Used
+from task_server.store.kinds import AUTO
 from task_server.store.states import Encoding
+from tests.store.sqlite.world import SqliteWorld
 from tests.store.world import (
     World,
     crashed,
@@ -36,6 +39,28 @@ async def test_a_success_is_the_answer(world: World) -> None:
     assert (row.used, row.ended_at) == (used, world.clock.now)
     (ended,) = world.ended
     assert (ended.id, ended.state.word, ended.outcome) == (dealt.id, "succeeded", b"[1]")
+
+
+@pytest.mark.parametrize("answer", [b"2.0", b"y" * 3000])
+@pytest.mark.parametrize("options", [{}, {"tags": ("a",)}, {"timeout": AUTO}])
+@pytest.mark.parametrize("attempts", [1, 2])
+async def test_who_waits_is_told_the_task_as_it_is_read(
+    world: World, answer: bytes, options: dict[str, Any], attempts: int
+) -> None:
+    task = new_task()
+    world.store.watched = lambda: ({task.id}, ())
+    await world.submit(task, kind=spec(max_attempts=attempts, **options))
+    worker = await world.worker()
+    for _ in range(attempts - 1):
+        await worker.report(failed(await worker.take_one()))
+        await world.advance(3600.0)
+    used = Used(run_seconds=2.0, sandbox=3)
+
+    await worker.report(succeeded(await worker.take_one(), answer, used=used))
+
+    told = world.ended[-1].task
+    must_be_told = isinstance(world, SqliteWorld) and attempts == 1 and "timeout" not in options
+    assert told == await world.task(task.id) or (told is None and not must_be_told)
 
 
 @pytest.mark.parametrize("size", [0, 1024, 1025, 60_000])

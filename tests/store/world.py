@@ -12,10 +12,10 @@ import msgspec
 from task_server.protocol.ids import new_id
 from task_server.protocol.workers import EnvironmentState, Held, Phase
 from task_server.scheduling.statistics import Price, guess
-from task_server.store.attempts import AttemptReport, Dealt, Decided, Ended, LeaseKey, Used
+from task_server.store.attempts import AttemptReport, Dealt, Decided, LeaseKey, Used
 from task_server.store.contract import Store
 from task_server.store.kinds import KindSpec
-from task_server.store.rows import BatchRow, TaskRow
+from task_server.store.rows import BatchRow, Ended, TaskRow
 from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest, WorkerFacts
 from task_server.store.states import Encoding
 from task_server.store.submissions import Accepted, BatchSpec, IdempotencyKey, NewTask, Submission

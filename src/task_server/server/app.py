@@ -54,10 +54,10 @@ from task_server.server.upkeep.space import Space
 from task_server.server.upkeep.totals import Totals
 from task_server.server.waiting import Waiting
 from task_server.settings import ServerSettings
-from task_server.store.attempts import Ended
 from task_server.store.blobs import open_blobs
 from task_server.store.opening import folder_of, is_postgres, open_store
 from task_server.store.records.retention import Keep
+from task_server.store.rows import Ended
 from task_server.store.transitions import Policy
 
 log = logging.getLogger(__name__)

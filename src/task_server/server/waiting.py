@@ -7,8 +7,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from task_server.store.attempts import Ended
-from task_server.store.rows import AnswerRow
+from task_server.store.rows import AnswerRow, Ended
 
 MAXIMUM_LIVE = 20_000
 """Ends that a slow reader of a batch may lag behind before it reads the store again."""

@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from task_server.scheduling.timeouts import RunLimit
 from task_server.store.kinds import Kind
-from task_server.store.states import Encoding, State
+from task_server.store.states import Encoding
 
 
 class LeaseKey(Struct, frozen=True):
@@ -93,19 +93,3 @@ class Dealt(Struct):
         """What a plain worker's lease needs at least: the time that its run may take, and more."""
         stated = self.kind.spec.timeout if self.limit is None else self.limit.seconds
         return stated + 60.0 if stated else 0.0
-
-
-class Ended(Struct):
-    """A task that came to its end, as told to whoever waits."""
-
-    number: int
-    id: bytes
-    owner: int
-    batch: int | None
-    position: int
-    state: State
-    server: int
-    n: int
-    encoding: Encoding | None
-    outcome: bytes | None
-    """None: read it from the store."""

@@ -17,11 +17,18 @@ from task_server.store.contract_upkeep import UpkeepStore
 
 if TYPE_CHECKING:
     from task_server.scheduling.statistics import Statistics
-    from task_server.store.attempts import AttemptReport, Dealt, Decided, Ended
+    from task_server.store.attempts import AttemptReport, Dealt, Decided
     from task_server.store.kinds import FunctionKey, Kind
     from task_server.store.records.tokens import Token
     from task_server.store.records.workers import WorkerRow
-    from task_server.store.rows import AnswerRow, BatchRow, DatabaseHealth, TaskFilter, TaskRow
+    from task_server.store.rows import (
+        AnswerRow,
+        BatchRow,
+        DatabaseHealth,
+        Ended,
+        TaskFilter,
+        TaskRow,
+    )
     from task_server.store.sessions import (
         ExchangeRequest,
         ExchangeResult,

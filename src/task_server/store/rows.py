@@ -39,6 +39,24 @@ class TaskRow(Struct):
     limit_why: str | None = None
 
 
+class Ended(Struct):
+    """A task that came to its end, as told to whoever waits."""
+
+    number: int
+    id: bytes
+    owner: int
+    batch: int | None
+    position: int
+    state: State
+    server: int
+    n: int
+    encoding: Encoding | None
+    outcome: bytes | None
+    """None: read it from the store."""
+    task: TaskRow | None = None
+    """The task as it is now, where somebody waits for it and it needed no look at the database."""
+
+
 class AnswerRow(Struct):
     """A member of a batch that has ended, as the `n`th task of a server."""
 

@@ -28,8 +28,7 @@ from task_server.server.routing import USER, Route
 from task_server.server.service import answers, views
 from task_server.server.service.submit import batch_spec
 from task_server.server.state import State
-from task_server.store.attempts import Ended
-from task_server.store.rows import AnswerRow, BatchRow
+from task_server.store.rows import AnswerRow, BatchRow, Ended
 
 _new = msgspec.json.Decoder(NewBatch)
 MAXIMUM_STREAM = 86400.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +25,7 @@ from task_server.server.http import (
 from task_server.server.routing import USER, Route
 from task_server.server.service import submit, views
 from task_server.server.state import State
-from task_server.store.rows import TaskFilter, TaskRow
+from task_server.store.rows import Ended, TaskFilter, TaskRow
 from task_server.store.states import BY_WORD, Encoding
 from task_server.store.states import State as TaskState
 
@@ -81,7 +82,7 @@ async def _post_one(state: State, call: Call, prepared: submit.Prepared, wait: f
             row = await wait_for(state, call, result.accepted.ids[0], wait)
             return await _shown(state, call, row) if row.state.is_terminal else _accepted(result)
         await call.wait(ended, seconds=wait)
-    row = await find(state, call, task)
+    row = _told(ended) or await find(state, call, task)
     return await _shown(state, call, row) if row.state.is_terminal else _accepted(result)
 
 
@@ -150,7 +151,13 @@ async def wait_for(state: State, call: Call, task: bytes, seconds: float) -> Tas
         if row.state.is_terminal or not seconds:
             return row
         await call.wait(ended, seconds=seconds)
-    return await find(state, call, task)
+    return _told(ended) or await find(state, call, task)
+
+
+def _told(ended: asyncio.Future[Ended | None]) -> TaskRow | None:
+    """The task that has ended, where the news bring all of it."""
+    end = ended.result() if ended.done() else None
+    return None if end is None else end.task
 
 
 async def get(state: State, call: Call) -> Reply:

@@ -9,8 +9,7 @@ from task_server.protocol import ids
 from task_server.server.service.views import answer_line
 from task_server.server.state import State
 from task_server.server.waiting import MAXIMUM_LIVE, BatchWatch
-from task_server.store.attempts import Ended
-from task_server.store.rows import AnswerRow, BatchRow
+from task_server.store.rows import AnswerRow, BatchRow, Ended
 
 OnRead = Callable[[Sequence[Ended | AnswerRow]], None]
 """Hears of outcomes as they go out."""

@@ -14,9 +14,9 @@ from task_server.server.etas import Left
 from task_server.server.service import estimate, model
 from task_server.server.service.batch_eta import left_of
 from task_server.server.state import State
-from task_server.store.attempts import Ended, Used
+from task_server.store.attempts import Used
 from task_server.store.kinds import KindSpec
-from task_server.store.rows import AnswerRow, BatchRow, PastOutcome, TaskRow
+from task_server.store.rows import AnswerRow, BatchRow, Ended, PastOutcome, TaskRow
 from task_server.store.states import Encoding
 from task_server.store.states import State as TaskState
 

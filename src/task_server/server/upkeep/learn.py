@@ -23,8 +23,8 @@ from task_server.server.estimator.messages import Arguments, Known, Learn, Learn
 from task_server.server.service import model
 from task_server.server.state import State
 from task_server.server.upkeep.keep_model import ModelKeeper
-from task_server.store.attempts import Ended
 from task_server.store.records.learning import EndedAttempt
+from task_server.store.rows import Ended
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,12 @@ import msgspec
 from msgspec import Struct
 
 from task_server.store import transitions
-from task_server.store.attempts import AttemptReport, Ended, LeaseKey
+from task_server.store.attempts import AttemptReport, LeaseKey
 from task_server.store.kinds import Kind, KindSpec
 from task_server.store.outcomes import in_row, outcome_of
 from task_server.store.postgres.group import Again, Group
 from task_server.store.postgres.known import columns, know_kinds
+from task_server.store.rows import Ended
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Change
 

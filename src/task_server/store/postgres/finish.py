@@ -12,7 +12,7 @@ from msgspec import Struct
 from task_server.scheduling.placement import INSTALL_SECONDS, LONG_SECONDS
 from task_server.scheduling.statistics import Run
 from task_server.store import transitions
-from task_server.store.attempts import DONE, AttemptReport, Decided, Ended, LeaseKey, Used
+from task_server.store.attempts import DONE, AttemptReport, Decided, LeaseKey, Used
 from task_server.store.outcomes import (
     digest_of,
     in_row,
@@ -32,6 +32,7 @@ from task_server.store.postgres.change import (
 )
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns, know_kinds
+from task_server.store.rows import Ended
 from task_server.store.states import State
 from task_server.store.transitions import Change, Issued
 

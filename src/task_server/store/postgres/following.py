@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from task_server.store.attempts import Ended
 from task_server.store.group_commit import LoopGroupCommit, Operation
 from task_server.store.postgres.connection import Readers
 from task_server.store.postgres.group import Group
@@ -15,6 +14,7 @@ from task_server.store.postgres.loading import look_for_lanes, places, refresh
 from task_server.store.postgres.memory import Memory
 from task_server.store.postgres.news import News, Told
 from task_server.store.records.sql import Rows
+from task_server.store.rows import Ended
 from task_server.store.states import Encoding, State
 
 log = logging.getLogger(__name__)

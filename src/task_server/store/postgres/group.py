@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from task_server.scheduling.statistics import Run, Statistics
-from task_server.store.attempts import AttemptReport, Dealt, Decided, Ended
+from task_server.store.attempts import AttemptReport, Dealt, Decided
 from task_server.store.group_commit import Operation
 from task_server.store.kinds import Kind
 from task_server.store.outcomes import INLINE_BYTES
 from task_server.store.postgres.known import columns
 from task_server.store.postgres.memory import Fresh, Memory, Parking, Request, Waiter
+from task_server.store.rows import Ended
 from task_server.store.sessions import ExchangeRequest, ExchangeResult
 from task_server.store.states import State
 from task_server.store.submissions import Accepted, Submission

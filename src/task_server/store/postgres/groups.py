@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import asyncpg
 
 from task_server.errors import RequestError, StorageFull, Unavailable
-from task_server.store.attempts import Ended
 from task_server.store.group_commit import LoopGroupCommit, Operation, answer_all
 from task_server.store.postgres.blobs import check_pickles
 from task_server.store.postgres.cancel import cancel_all, find_cancelled
@@ -38,6 +37,7 @@ from task_server.store.postgres.running_out import specs_with_more_memory
 from task_server.store.postgres.servers import Servers
 from task_server.store.postgres.sessions import exchange_all
 from task_server.store.postgres.submit import submit_all
+from task_server.store.rows import Ended
 from task_server.store.submissions import Accepted, Submission
 from task_server.store.transitions import Policy
 

@@ -14,7 +14,7 @@ import asyncpg
 
 from task_server.errors import Unavailable
 from task_server.protocol.ids import new_id, to_text
-from task_server.store.attempts import AttemptReport, Dealt, Decided, Ended
+from task_server.store.attempts import AttemptReport, Dealt, Decided
 from task_server.store.contract_learning import NewPrice
 from task_server.store.group_commit import LoopGroupCommit, Operation
 from task_server.store.postgres import cancel as cancels
@@ -38,7 +38,7 @@ from task_server.store.postgres.submit import check_texts, open_batch
 from task_server.store.postgres.upkeep import Upkeep
 from task_server.store.reading import Reads
 from task_server.store.records.sql import Rows, Work
-from task_server.store.rows import DatabaseHealth
+from task_server.store.rows import DatabaseHealth, Ended
 from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest
 from task_server.store.states import State
 from task_server.store.submissions import Accepted, BatchSpec, Submission

@@ -10,9 +10,10 @@ import msgspec
 from msgspec import Struct
 
 from task_server.store import transitions
-from task_server.store.attempts import AttemptReport, Ended, LeaseKey
+from task_server.store.attempts import AttemptReport, LeaseKey
 from task_server.store.kinds import Kind, KindSpec
 from task_server.store.outcomes import in_row, outcome_of
+from task_server.store.rows import Ended
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import select_in, write_many
 from task_server.store.sqlite.memory import SERVER, Queued

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from task_server.scheduling.lanes import Lane
 from task_server.scheduling.statistics import Run, Statistics
-from task_server.store.attempts import Ended
 from task_server.store.group_commit import Operation
 from task_server.store.kinds import Kind
 from task_server.store.outcomes import INLINE_BYTES
+from task_server.store.rows import Ended
 from task_server.store.sessions import ExchangeResult
 from task_server.store.sqlite.many import write_many
 from task_server.store.sqlite.memory import (
@@ -62,6 +62,7 @@ class Group:
         policy: Policy,
         lease_seconds: float,
         jitter: Callable[[], float],
+        watched: Container[bytes] = (),
     ) -> None:
         self.connection = connection
         self.memory = memory
@@ -69,6 +70,8 @@ class Group:
         self.policy = policy
         self.lease_seconds = lease_seconds
         self.jitter = jitter
+        self.watched = watched
+        """Ids of tasks that somebody waits for here."""
         self.ended: list[Ended] = []
         self.fresh: list[Queued] = []
         """Tasks of this group that are not inserted yet, all of them in windows."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from task_server.errors import RequestError, StorageFull, Unavailable
-from task_server.store.attempts import Ended
 from task_server.store.group_commit import Operation, answer_all
+from task_server.store.rows import Ended
 from task_server.store.sqlite.connection import is_fatal, is_full
 from task_server.store.sqlite.dependencies import follow
 from task_server.store.sqlite.dependencies import restore as restore_waits
@@ -39,6 +39,7 @@ class Groups:
     on_ended: Callable[[Sequence[Ended]], None]
     on_new_requests: Callable[[], None]
     on_full: Callable[[], bool]
+    watched: Callable[[], tuple[Collection[bytes], Collection[int]]]
     _on_broken: Callable[[], None]
     _clock: Callable[[], float]
     _jitter: Callable[[], float]
@@ -132,6 +133,7 @@ class Groups:
             policy=self.policy,
             lease_seconds=self.lease_seconds,
             jitter=self._jitter,
+            watched=self.watched()[0],
         )
 
     def _commit(self, group: Group, operations: list[Operation[Any]]) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from task_server.errors import RequestError, Unavailable
-from task_server.store.attempts import AttemptReport, Dealt, Decided, Ended
+from task_server.store.attempts import AttemptReport, Dealt, Decided
 from task_server.store.contract_learning import NewPrice
 from task_server.store.group_commit import GroupCommit, Operation
 from task_server.store.reading import Reads
 from task_server.store.records.sql import Work, finish_now
-from task_server.store.rows import DatabaseHealth
+from task_server.store.rows import DatabaseHealth, Ended
 from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest
 from task_server.store.sqlite import cancel as cancels
 from task_server.store.sqlite import submit as submits
