@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from task_server.errors import Unavailable
 from task_server.server.access import Caller
 from task_server.server.bodies import FREE_BYTES, Bodies
 from task_server.server.http import Call, Message
+from tests.server.asgi import application
 
 MIB = 2**20
 
@@ -99,3 +101,12 @@ async def test_a_large_body_is_held_until_its_request_ends(is_stated: bool) -> N
     assert await call_of([b"x"], bodies, length=1).body(64 * MIB) == b"x", "little needs no room"
     call.end()
     assert bodies.held_bytes == 0
+
+
+async def test_a_request_that_is_done_gives_its_room_back(tmp_path: Path) -> None:
+    large = ["x" * FREE_BYTES]
+    async with application(tmp_path) as app:
+        taken = await app.ask("POST", "/v1/tasks", {"function": "len", "args": large})
+        await app.refused(422, "POST", "/v1/tasks", {"function": "1f", "args": large})
+
+        assert taken.status == 202 and app.state.bodies.held_bytes == 0

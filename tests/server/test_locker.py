@@ -42,6 +42,7 @@ async def test_an_index_that_is_away_fails_nothing_however_long(
         told = (await app.ask("GET", f"/v1/tasks/{task}/explain")).json
         index.status = 200
 
+        assert _waits(caplog)[:5] == [0.02, 0.04, 0.08, 0.1, 0.1]
         assert (view["state"], view["phase"]) == ("queued", "locking")
         assert view["waits_for"].startswith("the package index could not be reached")
         assert [each["code"] for each in told["reasons"]] == ["lock_failed"]
@@ -70,6 +71,11 @@ async def test_an_index_that_is_away_is_not_asked_for_tasks_that_are_cancelled(
         await asyncio.sleep(0.5)
 
         assert index.requests == asked
+
+
+def _waits(caplog: pytest.LogCaptureFixture) -> list[float]:
+    tries = [each.args for each in caplog.records if "again in" in each.getMessage()]
+    return [float(str(args[1])) for args in tries if isinstance(args, tuple)]
 
 
 def _tries(caplog: pytest.LogCaptureFixture) -> list[str]:
