@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from task_server.prediction.fleet import Fleet, drawn, left_of_own, makespans, spread_of
+from task_server.prediction.fleet import (
+    Fleet,
+    drawn,
+    least_slots,
+    left_of_own,
+    makespans,
+    spread_of,
+)
 
 NOTHING = (0.0, 0.0, 0.0)
 
@@ -44,8 +51,31 @@ def test_a_fleet_can_be_looked_at_as_if_it_had_more_slots() -> None:
     two = fleet(1, 1, running=busy)
 
     assert when(calls(5, 3, 3), two) == 10.0
-    assert when(calls(5, 3, 3), two.grown(2)) == 6.0
-    assert when(calls(5, 3, 3), two.grown(4)) == 5.0
+    assert when(calls(5, 3, 3), two.of(4)) == 6.0
+    assert when(calls(5, 3, 3), two.of(8)) == 5.0
+
+
+def test_it_tells_how_many_slots_are_enough() -> None:
+    def least(within: float) -> int | None:
+        found = least_slots(calls(5, 3, 3), fleet(1), within=within, levels=(0.5, 0.9))
+        assert found[0] == found[1]  # all draws are alike
+        return found[0]
+
+    assert least(11.0) == 1
+    assert least(6.0) == 2  # a share of the work would say so from 5.5 on
+    assert least(5.9) == 3
+    assert least(4.9) is None
+
+
+def test_nothing_needs_no_slots() -> None:
+    assert least_slots(np.zeros((3, 0)), fleet(1), within=1.0, levels=(0.5,)) == [0]
+
+
+def test_what_runs_needs_a_slot_of_its_own_to_be_done_soon() -> None:
+    busy = fleet(1, running=[exactly(4), exactly(4)])
+
+    assert least_slots(calls(3), busy, within=4.0, levels=(0.5,)) == [3]
+    assert least_slots(calls(3), busy, within=8.0, levels=(0.5,)) == [2]
 
 
 def test_a_slow_worker_takes_longer() -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ async def by_table(app: App) -> dict[str, Any]:
         if told["basis"]["model"] == "history":
             return told
         await asyncio.sleep(0.01)
+
+
+async def until(app: App, seconds: float) -> Any:
+    """What fits until so many seconds from now."""
+    moment = datetime.fromtimestamp(app.state.clock() + seconds, UTC).isoformat()
+    return (await app.ask("GET", f"/v1/capacity?finish_by={moment}")).json
 
 
 async def ended(app: App) -> None:
@@ -131,6 +138,22 @@ async def test_etas_are_simulated_on_the_fleet(tmp_path: Path) -> None:
     assert told["eta_by_slots"][2]["eta"]["p50"] == pytest.approx(8.0, rel=0.2)
     assert at_first["eta"]["p50"] == pytest.approx(8.0, rel=0.2)
     assert at_first["core_seconds"]["p50"] == pytest.approx(12.0, rel=0.2)
+
+
+async def test_capacity_is_simulated_on_the_fleet(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)  # two slots
+        await ran(app, worker, [1000, 8000] * 15)
+        await learned(app, calls=30)
+        await app.ask("POST", "/v1/tasks", [task(8000)] + [task(1000)] * 4)
+
+        told = [(await until(app, seconds)) for seconds in (20.0, 5.0)]
+
+    # A total of 12 s over two slots would say 6 s, and that a third is enough for 5 s.
+    assert told[0]["eta"]["p50"] == pytest.approx(8.0, rel=0.2)
+    assert told[0]["slots_needed"]["p50"] == 1
+    assert told[1]["slots_needed"] == {"p50": None, "p90": None}
+    assert told[0]["queued"]["p50"] == pytest.approx(12.0, rel=0.2)
 
 
 async def test_a_batchs_eta_follows_what_runs(tmp_path: Path) -> None:

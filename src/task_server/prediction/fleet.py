@@ -6,6 +6,8 @@ that of its last call, which no other slot can help with: no total over a number
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -36,9 +38,10 @@ class Fleet:
     ahead: Range
     """Core-seconds of work that waits and goes first."""
 
-    def grown(self, times: int) -> Fleet:
-        """So many times as many slots, as fast as these, with the same to do."""
-        return replace(self, factors=list(self.factors) * times)
+    def of(self, slots: int) -> Fleet:
+        """So many slots, by turns as fast as these, with the same to do."""
+        known = self.factors
+        return replace(self, factors=[known[index % len(known)] for index in range(slots)])
 
 
 def spread_of(around: Range, deviates: Floats) -> Floats:
@@ -110,6 +113,36 @@ def makespans(times: Floats, fleet: Fleet, *, stands_for: float = 1.0, seed: int
         np.maximum(ended, free[rows, slot], out=ended)
     found: Floats = ended + (stands_for - 1.0) * times.sum(axis=1) / (1.0 / factors).sum()
     return found
+
+
+def least_slots(
+    times: Floats,
+    fleet: Fleet,
+    *,
+    within: float,
+    levels: Sequence[float],
+    stands_for: float = 1.0,
+) -> list[int | None]:
+    """On how many slots all is done within so many seconds, at each level; None: on none.
+
+    `times`, `stands_for`: as for `makespans`.
+    """
+    calls = times.shape[1]
+    most = math.ceil(calls * stands_for) + len(fleet.running)
+    ends: dict[int, Floats] = {}
+
+    def is_enough(slots: int, level: float) -> bool:
+        if slots not in ends:
+            some = times[: drawn(calls, slots)]
+            ends[slots] = makespans(some, fleet.of(slots), stands_for=stands_for)
+        return bool(np.quantile(ends[slots], level) <= within)
+
+    def least(level: float) -> int | None:
+        if not is_enough(most, level):
+            return None
+        return 1 + bisect_left(range(1, most), x=True, key=lambda slots: is_enough(slots, level))
+
+    return [least(level) if most else 0 for level in levels]
 
 
 def drawn(calls: int, slots: int) -> int:

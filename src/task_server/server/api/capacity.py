@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from task_server.errors import Invalid
-from task_server.protocol.tasks import Capacity
+from task_server.protocol.tasks import Capacity, Quantiles, SlotsNeeded
 from task_server.scheduling.capacity import Work, free_until
 from task_server.server.http import Call, Reply, encode
 from task_server.server.routing import USER, Route
-from task_server.server.service import estimate
+from task_server.server.service import estimate, open_work
 from task_server.server.state import State
 
 LONGEST_SECONDS = 10 * 365 * 86400.0
@@ -36,6 +36,12 @@ async def get(state: State, call: Call) -> Reply:
         eta=work.eta(slots),
         slots_needed=work.slots_for(seconds),
     )
+    simulated = await open_work.simulated(state, within=seconds)
+    if simulated is not None and simulated.eta is not None:
+        told.queued = Quantiles(*simulated.total)
+        told.free = free_until(Work(told.queued), slots=slots, seconds=seconds)
+        told.eta = Quantiles(*simulated.eta)
+        told.slots_needed = SlotsNeeded(*simulated.slots)
     return Reply(encode(told))
 
 

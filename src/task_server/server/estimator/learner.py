@@ -10,7 +10,7 @@ import numpy as np
 
 from task_server.prediction import fleet as fleets
 from task_server.prediction.explain import influences
-from task_server.prediction.fleet import drawn, left_of_own, makespans
+from task_server.prediction.fleet import drawn, least_slots, left_of_own, makespans
 from task_server.prediction.history import Floats
 from task_server.prediction.intervals import LEVELS
 from task_server.prediction.predictor import Estimates, Predictor
@@ -102,7 +102,7 @@ class Learner:
         began = time.process_time()
         calls = [call_of(request.known[index], arguments) for index, arguments in request.calls]
         estimates = self._predictor.estimate(calls)
-        total, etas = self._together(request, estimates, [call.function for call in calls])
+        total, etas, slots = self._together(request, estimates, [call.function for call in calls])
         return Told(
             [tuple(row) for row in estimates.quantiles()[:, _SHOWN].tolist()],
             total,
@@ -111,25 +111,35 @@ class Learner:
             len(self._predictor.functions),
             time.process_time() - began,
             etas[1:],
+            slots,
         )
 
     def _together(
         self, request: Ask, estimates: Estimates, functions: Sequence[str]
-    ) -> tuple[Range, list[Range]]:
-        """Of all calls: core-seconds, and seconds until they are done, also on more slots."""
+    ) -> tuple[Range, list[Range], list[int | None]]:
+        """Of all calls: core-seconds, seconds until they are done, also on more slots.
+
+        And how many slots they need, where a time was given.
+        """
         fleet = None if request.fleet is None else self._fleet(request.fleet)
         slots = 1 if fleet is None else len(fleet.factors)
         times = draw(estimates, functions, drawn(len(functions), slots))
         stands_for = request.count / max(len(functions), 1)
         work = times.sum(axis=1) * stands_for
         if fleet is None:
-            return _range(work), []
+            return _range(work), [], []
         total = _range(work + left_of_own(fleet, len(work)))
         if not request.in_order:
             highest = estimates.medians + estimates.around[:, _HIGH]
             times = times[:, np.argsort(-highest, kind="stable")]
-        looked_at = [fleet, *(fleet.grown(more) for more in request.times)]
-        return total, [_range(makespans(times, each, stands_for=stands_for)) for each in looked_at]
+        looked_at = [fleet, *(fleet.of(more * slots) for more in request.times)]
+        etas = [_range(makespans(times, each, stands_for=stands_for)) for each in looked_at]
+        if request.within is None:
+            return total, etas, []
+        needed = least_slots(
+            times, fleet, within=request.within, levels=(0.5, 0.9), stands_for=stands_for
+        )
+        return total, etas, needed
 
     def _fleet(self, told: Fleet) -> fleets.Fleet:
         factors = [

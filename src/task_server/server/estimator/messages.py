@@ -92,6 +92,8 @@ class Ask(Struct, tag=True):
     """None: nobody is there to do it, or only the calls are of interest."""
     times: list[int] = []
     """How many times as many slots as these to look at, too."""
+    within: float | None = None
+    """Seconds. On how many slots are all done by then? None: that is not asked."""
 
 
 class Basis(Struct, array_like=True):
@@ -120,6 +122,8 @@ class Told(Struct, tag=True):
     """What the answer cost."""
     etas: list[Range] = []
     """One of each `times` that was asked for."""
+    slots: list[int | None] = []
+    """At p50 and p90 those for `within`, if it was asked for; None: no number is enough."""
 
 
 class Explain(Struct, tag=True):

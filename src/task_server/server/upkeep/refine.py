@@ -18,7 +18,7 @@ from task_server.server.service import model
 from task_server.server.state import State
 from task_server.server.upkeep.learn import Teacher
 from task_server.store.contract_learning import NewPrice
-from task_server.store.records.calls import OpenCall, WaitingCall
+from task_server.store.records.calls import FIRST, OpenCall, WaitingCall
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ PAGE = 256
 LANES = 64
 """Of one round."""
 MAXIMUM_SEEN = 50_000
-_START = (float("-inf"), 0.0, 0)
 
 
 class Refiner:
@@ -81,7 +80,7 @@ class Refiner:
 
     async def _page(self, lane: int, functions: set[int]) -> None:
         began = time.monotonic()
-        found = await self._state.store.waiting_in(lane, self._cursors.get(lane, _START), PAGE)
+        found = await self._state.store.waiting_in(lane, self._cursors.get(lane, FIRST), PAGE)
         if len(found) == PAGE:
             self._cursors[lane] = found[-1].key
         else:

@@ -47,6 +47,10 @@ class OpenCall(Struct, frozen=True):
     environment: str | None
 
 
+FIRST = (float("-inf"), 0.0, 0)
+"""Before the key of any waiting task."""
+
+
 class WaitingCall(Struct, frozen=True):
     """A task that waits, and its place in its lane."""
 
