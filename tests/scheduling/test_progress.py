@@ -123,5 +123,12 @@ def test_between_two_looks_long_calls_are_taken_to_begin_first() -> None:
     assert later(ETA, seen, Pace(), at=1.5, ended=2, total=5).p50 == pytest.approx(50.0, rel=0.2)
 
 
+def test_what_is_done_in_a_second_cannot_be_told_to_the_tenth() -> None:
+    told = Pace(0.0, 1000.0).corrected(Quantiles(0.1, 0.2, 0.3))
+
+    assert told.p10 == 0.0 and told.p90 > 0.6
+    assert told.p50 == pytest.approx(0.2)
+
+
 def _width(told: Quantiles) -> float:
     return told.p90 / told.p10
