@@ -1,10 +1,11 @@
 """What a function's run time depends on."""
 
+import math
 import random
 
 import pytest
 
-from task_server.prediction.explain import influences
+from task_server.prediction.explain import influences, unexplained
 from task_server.prediction.predictor import Call, Predictor
 
 SEED = 7
@@ -33,6 +34,19 @@ def test_powers_of_numbers_and_factors_of_categories_are_found() -> None:
     by_kind = [each.factor for each in found if each.feature.startswith("kind")]
     assert max(by_kind) > 1.5
     assert "1" not in [each.feature for each in found], "a number that does not matter"
+
+
+def test_what_arguments_do_not_explain_is_left() -> None:
+    chance, predictor = random.Random(SEED), Predictor()
+    sizes = [*sorted((chance.randint(10, 1000) for _ in range(100)), reverse=True), *[300] * 40]
+    for number, size in enumerate(sizes):
+        predictor.observe(Call(FUNCTION, (size,)), 1e-4 * size**2 * (3.0 if number >= 100 else 1.0))
+
+    left = unexplained(predictor.functions[FUNCTION].history)
+
+    by_size = abs(left[:50].mean() - left[50:100].mean())
+    assert by_size < 0.1, "the short calls come last and are no surprise"
+    assert left[100:].mean() - left[:100].mean() == pytest.approx(math.log(3.0), abs=0.2)
 
 
 def test_few_calls_explain_nothing() -> None:

@@ -390,6 +390,18 @@ async def test_a_function_shows_what_its_time_depends_on(tmp_path: Path) -> None
     assert (scaling["least"], scaling["most"]) == pytest.approx((10, 2000), rel=0.05)
 
 
+async def test_a_batch_that_ends_with_its_short_calls_is_no_drift(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        worker = await joined(app)
+        await ran(app, worker, range(6400, 0, -100))  # long ones first, as a batch's go
+        await learned(app, calls=64)
+
+        told = (await app.ask("GET", "/v1/functions/math:factorial")).json
+
+    (stay,) = told["environments"]
+    assert (told["drift"], stay["drift"]) == (None, None)
+
+
 async def test_without_the_model_a_function_shows_the_rest(tmp_path: Path) -> None:
     async with application(tmp_path, model="off") as app:
         worker = await joined(app)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from task_server.prediction.history import History
+from task_server.prediction.history import CALLS, Floats, History, Rows
 from task_server.prediction.regression import Steady, fit_steady
 
 LEAST_CALLS = 12
@@ -39,6 +39,22 @@ def influences(history: History) -> list[Influence]:
     found = [*_of_numbers(history, steady), *_of_categories(history, steady)]
     told = [each for each in found if each.factor >= LEAST_FACTOR]
     return sorted(told, key=lambda each: -each.factor)
+
+
+def unexplained(history: History) -> Floats:
+    """Of each remembered call, oldest first: by how much longer it took than its arguments tell.
+
+    In log seconds; version, worker and category are seen to, too.
+    """
+    rows = history.last_rows(CALLS)
+    seen = Rows(
+        history.numbers[rows].astype(np.float64),
+        history.codes[rows],
+        history.arguments[rows],
+        history.workers[rows],
+    )
+    left: Floats = history.times[rows] - fit_steady(history).predict(seen)
+    return left
 
 
 def _of_numbers(history: History, steady: Steady) -> Iterator[Influence]:

@@ -94,20 +94,20 @@ class History:
         begin = CALLS - (self.calls - 1) % CALLS  # the newest row's, which has the first weight
         return weights[begin : begin + self.size]
 
-    def _last(self, count: int) -> NDArray[np.intp]:
-        """The rows of the last calls."""
+    def last_rows(self, count: int) -> NDArray[np.intp]:
+        """The rows of the last calls, the newest last."""
         return np.arange(max(self.calls - min(count, CALLS), 0), self.calls) % CALLS
 
     def error_factor(self) -> float | None:
         """exp of the mean size of the last errors; None: there was no prediction yet."""
-        recent = self.errors[self._last(RECENT)]
+        recent = self.errors[self.last_rows(RECENT)]
         return float(np.exp(np.abs(recent).mean())) if len(recent) else None
 
     def is_varied(self) -> bool:
         """Whether predictions tell its calls apart: they miss by less than the median would."""
         if self.calls < ENOUGH_TO_JUDGE:
             return False
-        recent = self._last(RECENT)
+        recent = self.last_rows(RECENT)
         spread = float(np.abs(self.times[recent] - self.median).mean())
         missed = float(np.abs(self.errors[recent]).mean())
         return spread > LEAST_SPREAD and missed < TOLD_APART * spread

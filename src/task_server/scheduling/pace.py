@@ -67,6 +67,11 @@ class Spread(Struct, frozen=True):
         """Of the rest."""
         return Spread(self.calls - part.calls, self.total - part.total, self.squares - part.squares)
 
+    @staticmethod
+    def of(values: Sequence[float]) -> Spread:
+        """Of these."""
+        return Spread(len(values), sum(values), sum(each * each for each in values))
+
     @property
     def mean(self) -> float:
         """Of log seconds."""
@@ -159,6 +164,11 @@ def _joined(one: Stretch, other: Stretch) -> Stretch:
         one.all.plus(other.all),
         one.lately.plus(other.lately),
     )
+
+
+def drift_of(log_seconds: Sequence[float]) -> float | None:
+    """How much longer the last of these calls took than those before; None while not sure."""
+    return change(Spread.of(log_seconds[:-RECENT]), Spread.of(log_seconds[-RECENT:]))
 
 
 def change(before: Spread, after: Spread) -> float | None:

@@ -31,11 +31,15 @@ async def get(state: State, call: Call) -> Reply:
     call.query()
     key, known = _find(state, call)
     environments = await changes.by_environment(state, known)
+    arguments = await changes.explained(state, key)
+    if environments and arguments and arguments.scaling:
+        # A batch ends with its short calls: by itself that is no drift.
+        environments[-1].drift = arguments.drift
     told = {
         **_shown(key, known),
         "environments": environments,
         "drift": environments[-1].drift if environments else None,
-        "scaling": await changes.scaling(state, key),
+        "scaling": arguments and arguments.scaling,
     }
     return Reply(encode(told))
 

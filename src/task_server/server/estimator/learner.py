@@ -9,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 
 from task_server.prediction import fleet as fleets
-from task_server.prediction.explain import influences
+from task_server.prediction.explain import influences, unexplained
 from task_server.prediction.fleet import drawn, least_slots, left_of_own, makespans
 from task_server.prediction.history import Floats
 from task_server.prediction.intervals import LEVELS
@@ -155,6 +155,7 @@ class Learner:
         return Explained(
             experts.history.calls,
             [Influence(i.feature, i.factor, i.exponent, i.least, i.most) for i in found],
+            unexplained(experts.history).tolist() if found else [],
         )
 
     # ---- keeping what was learned

@@ -151,6 +151,8 @@ class Explained(Struct, tag=True):
     calls: int
     """That were learned from."""
     influences: list[Influence]
+    unexplained: list[float] = []
+    """Of the last calls, the newest last: log seconds beyond what these influences explain."""
 
 
 class Load(Struct, tag=True):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from msgspec import Struct
 
 from task_server.environments.lock import parse_lock
-from task_server.scheduling.pace import Stretch, change, stretches
+from task_server.scheduling.pace import Stretch, change, drift_of, stretches
 from task_server.scheduling.statistics import Statistics
 from task_server.server.estimator.messages import Explain, Explained, Influence
 from task_server.server.service import model
@@ -27,6 +27,15 @@ class Scaling(Struct):
     """Run time grows as (1 + number) to this power; null: a category, such as a text."""
     least: float | None
     most: float | None
+
+
+class Arguments(Struct):
+    """What the arguments of a function explain."""
+
+    scaling: list[Scaling]
+    """The strongest first."""
+    drift: float | None
+    """Times as long of late as before, with the same arguments; null: no change that is sure."""
 
 
 class Stay(Struct):
@@ -71,14 +80,14 @@ async def by_environment(state: State, known: Statistics) -> list[Stay]:
     return found
 
 
-async def scaling(state: State, key: FunctionKey) -> list[Scaling] | None:
+async def explained(state: State, key: FunctionKey) -> Arguments | None:
     """What the model has seen its time depend on; None while the model is away or off."""
     if not state.estimator.is_on:
         return None
     told = await state.estimator.ask(Explain(model.name_of(key)), seconds=ASK_SECONDS)
     if not isinstance(told, Explained):
         return None
-    return [_scaling(each) for each in told.influences]
+    return Arguments(list(map(_scaling, told.influences)), drift_of(told.unexplained))
 
 
 def _scaling(told: Influence) -> Scaling:
