@@ -84,7 +84,7 @@ def launch(spec: RunnerSpec, confinement: Confinement) -> Launched:
             pass_fds=(frames_of_child.fileno(), starts_of_child.fileno(), *confinement.descriptors),
             start_new_session=True,
         )
-        confinement.started(process.pid)
+        confinement.started()
         with contextlib.suppress(ConnectionError):  # it has ended already, which is seen to later
             frames.send(_setup_frame(spec, nonce, confinement, task_directory))
     except BaseException:

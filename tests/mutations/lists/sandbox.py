@@ -11,9 +11,17 @@ INSTALLING = "tests/worker/test_installing.py"
 SECCOMP = "tests/worker/sandbox/test_seccomp.py"
 BYTECODE = "tests/worker/test_bytecode.py -k changed"
 ALONE = "tests/worker/test_alone.py"
+PROBES = "tests/worker/sandbox/test_probes.py -k mixture"
 FILES = "tests/worker/sandbox/test_files.py"
 
 GUARDS = [
+    Guard(
+        "worker/child.py",
+        "memory, processes and processors of a runner are counted for nobody",
+        '    _write(number, b"0")\n',
+        "",
+        PROBES,
+    ),
     Guard(
         "worker/child.py",
         "what is to be read only can be written",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from task_server.worker.sandbox import cgroups
-from task_server.worker.sandbox.cgroups import Groups
+from task_server.worker.sandbox.cgroups import Group, Groups
 from task_server.worker.sandbox.limits import RunnerLimits
 
 LIMITS = RunnerLimits(memory_bytes=64 << 20, processes=20, cpus=1.5)
@@ -43,6 +43,21 @@ def test_the_second_version_has_one_folder_for_all(tmp_path: Path) -> None:
     assert (group / "memory.swap.max").read_text() == "0"
     assert (group / "pids.max").read_text() == "20"
     assert (group / "cpu.max").read_text() == "150000 100000"
+
+
+def test_a_process_goes_in_by_itself_as_a_single_thread_where_that_is_faster(
+    tmp_path: Path,
+) -> None:
+    folders = tree(tmp_path, "memory", "pids", "network")
+    first = Group(folders, is_second=False)
+    second = Group(dict.fromkeys(folders, tmp_path), is_second=True)
+
+    assert first.entrances == [
+        str(tmp_path / "memory" / "tasks"),
+        str(tmp_path / "network" / "cgroup.procs"),
+        str(tmp_path / "pids" / "tasks"),
+    ]
+    assert second.entrances == [str(tmp_path / "cgroup.procs")]
 
 
 def test_groups_of_agents_that_are_gone_are_removed_and_others_are_not(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 from task_server.worker import process_tree
 from task_server.worker.calls import Outcome
 from task_server.worker.runners import Runner
+from task_server.worker.sandbox.cgroups import Group
 from task_server.worker.sandbox.limits import RunnerLimits
 from tests.worker.running import Bench, best_sandbox, by_value, call, named
 
@@ -242,6 +243,20 @@ async def test_environment_and_others_folders_stay_as_they_are(
     assert outcome.answer == b"[]", outcome.error
     assert (packages / "module.py").read_text() == "value = 1\n"
     assert theirs.read_text() == "theirs"
+
+
+async def test_a_runner_that_cannot_enter_its_group_takes_no_calls(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bench.sandbox is None or not bench.sandbox.layers.cgroup:
+        pytest.skip("no control groups here")
+    monkeypatch.setattr(Group, "entrances", ["/nowhere/tasks"])
+
+    runner = bench.start()
+    outcome = await bench.one(named("len", "abc"), runner=runner)
+
+    assert outcome.outcome == "released"
+    assert "/nowhere/tasks" in runner.ended_by and not runner.is_ready
 
 
 # --- the way a runner ends ----------------------------------------------------------------------

@@ -34,10 +34,18 @@ class Group:
         self._folders = folders
         self._is_second = is_second
 
-    def add(self, pid: int) -> None:
-        """Put a process in, and with it all that it will start. Raises OSError."""
-        for folder in self._of_any():
-            (folder / "cgroup.procs").write_text(str(pid))
+    @property
+    def entrances(self) -> list[str]:
+        """Files that a process writes `0` to, to go in with all that it will start.
+
+        Of version 1 they take a single thread, which the kernel moves at once; to move another
+        process the agent would wait for 10 ms and more, until all processors have taken note.
+        """
+        return sorted({str(self._entrance(kind)) for kind in self._folders})
+
+    def _entrance(self, kind: str) -> Path:
+        is_second = self._is_second or kind == NETWORK
+        return self._folders[kind] / ("cgroup.procs" if is_second else "tasks")
 
     def has_run_out(self) -> bool:
         """Whether the kernel ended something in it for want of memory."""

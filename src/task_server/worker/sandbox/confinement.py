@@ -62,10 +62,8 @@ class Confinement:
                 os.chown(each, self._uid, self._uid)
             each.chmod(0o700)
 
-    def started(self, pid: int) -> None:
-        """The process is there, and waits for its plan. Raises OSError."""
-        if self._group is not None:
-            self._group.add(pid)
+    def started(self) -> None:
+        """The process is there, and waits for its plan."""
         if self._door is not None:
             self._door.open()
 

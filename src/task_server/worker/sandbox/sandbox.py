@@ -12,7 +12,7 @@ from msgspec import Struct
 from task_server.protocol.workers import Limits
 from task_server.worker.launch import RunnerSpec
 from task_server.worker.sandbox import landlock, namespaces, seccomp
-from task_server.worker.sandbox.cgroups import Groups
+from task_server.worker.sandbox.cgroups import Group, Groups
 from task_server.worker.sandbox.confinement import Confinement
 from task_server.worker.sandbox.doors import Door
 from task_server.worker.sandbox.files import Files, folders_of
@@ -85,7 +85,7 @@ class Sandbox:
             uid = self._uids.take() if self._uids is not None else None
             undo.pop_all()
         return Confinement(
-            self._plan(spec, limits, uid, door),
+            self._plan(spec, limits, uid, door) | _of_group(group),
             level=self.layers.level,
             uid=uid,
             group=group,
@@ -150,6 +150,10 @@ class Sandbox:
             devices=spec.devices,
             is_private=self.layers.namespace,
         )
+
+
+def _of_group(group: Group | None) -> dict[str, Any]:
+    return {} if group is None else {"groups": group.entrances}
 
 
 def own_threads() -> int:
