@@ -127,7 +127,7 @@ def _end_held(group: Group, session: Session, held: list[Held]) -> None:
             int(report.encoding),
             bytearray(_encode(report.used)) if report.used else None,
             n,
-            max(group.now, running.started_at),  # the clock may have been set back
+            _ended_at(group, running),
         )
         for n, (report, running) in enumerate(held, first_n)
     ]
@@ -148,6 +148,10 @@ def _end_held(group: Group, session: Session, held: list[Held]) -> None:
     group.write_logs(
         [(running.number, running.attempt, report.log) for report, running in held if report.log]
     )
+
+
+def _ended_at(group: Group, running: Running) -> float:
+    return max(group.now, running.started_at)  # the clock may have been set back
 
 
 def _count_ends(group: Group, held: list[Held]) -> None:
@@ -228,7 +232,7 @@ def _as_read(
         generation=0,
         worker=session.facts.name,
         started_at=running.started_at,
-        ended_at=max(group.now, running.started_at),
+        ended_at=_ended_at(group, running),
         encoding=report.encoding,
         outcome=report.answer,
         used=report.used,
