@@ -547,16 +547,20 @@ class Agent:
         self._report(reports)
 
     async def _upload(self, report: Report, uploads: Uploads) -> None:
-        await self._large.keep(report, uploads)
-        await self._deliver(report, uploads)
+        keeping = asyncio.ensure_future(self._large.keep(report, uploads))
+        await self._deliver(report, uploads, keeping)
 
-    async def _deliver(self, report: Report, uploads: Uploads) -> None:
-        """Upload what an answer names, then report it."""
+    async def _deliver(
+        self, report: Report, uploads: Uploads, keeping: asyncio.Future[None] | None = None
+    ) -> None:
+        """Upload what an answer names, then report it, once it is kept here, too."""
         try:
             for name, data in uploads:
                 await self._resources.upload(name, data)
         except errors.RequestError as error:
             report = refused(report, f"the answer could not be stored: {error}")
+        if keeping is not None:
+            await keeping
         self._report([report])
 
     async def _deliver_left(self, left: list[tuple[Report, Uploads]]) -> None:
