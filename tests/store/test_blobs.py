@@ -290,7 +290,7 @@ async def test_partial_files_of_a_dead_server_go_and_others_stay(tmp_path: Path)
     os.utime(left, (0, 0))
     await open_blobs(ServerSettings(data=tmp_path))
 
-    assert list(folder.iterdir()) == [growing]
+    assert list(folder.glob("*.partial")) == [growing]
 
 
 async def test_files_that_are_no_blobs_are_not_listed(tmp_path: Path) -> None:
@@ -305,6 +305,7 @@ async def test_files_that_are_no_blobs_are_not_listed(tmp_path: Path) -> None:
 async def test_a_disk_that_fails_is_told_as_unavailable(tmp_path: Path) -> None:
     blobs = await open_blobs(ServerSettings(data=tmp_path))
     name = name_of(b"content")
+    (tmp_path / "blobs" / name[7:9]).rmdir()
     (tmp_path / "blobs" / name[7:9]).write_text("a file where the folder should be")
 
     with pytest.raises(Unavailable, match="directory of blobs failed"):

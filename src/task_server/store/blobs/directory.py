@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from task_server.errors import RequestError, StorageFull, Unavailable
-from task_server.store.blobs.checked import PIECE_BYTES, checked
+from task_server.store.blobs.checked import PIECE_BYTES, Content, gathered
 from task_server.store.blobs.contract import KeptBlob, OpenBlob, absent, check_name, name_of
 
 log = logging.getLogger(__name__)
@@ -53,19 +53,31 @@ class DirectoryBlobs:
 
     async def put(self, name: str, pieces: AsyncIterable[bytes]) -> int:
         """Store a stream; it and its name are on disk when this returns."""
-        return await self._keep(name, checked(name, pieces, maximum_bytes=self._maximum_bytes))
+        partial = _Partial(self._directory, name)
+        size, held = 0, b""
+        try:
+            async for piece in gathered(pieces, maximum_bytes=self._maximum_bytes):
+                if size:
+                    await self._run(partial.write, held)
+                size, held = size + len(piece), piece
+            # The last piece, mostly the only one, goes the way to another thread with the rest.
+            await self._run(partial.keep, held, self._path(name))
+        except BaseException:
+            partial.discard()
+            raise
+        return size
 
     async def put_bytes(self, data: bytes) -> str:
         """Store bytes; gives their name."""
         name = await self._run(name_of, data)
         if not await self._run(_renew, self._path(name)):
-            await self._keep(name, _one(data))
+            await self.put(name, _one(data))
         return name
 
     async def open(self, name: str) -> OpenBlob:
         """Begin to read a blob."""
-        file, size = await self._run(_open, self._path(name))
-        return OpenBlob(size, self._pieces(file))
+        file, size, first = await self._run(_open, self._path(name))
+        return OpenBlob(size, self._pieces(file, first))
 
     async def read(self, name: str) -> bytes:
         """All of a blob."""
@@ -85,23 +97,13 @@ class DirectoryBlobs:
         digest = check_name(name)
         return self._directory / digest[:2] / digest
 
-    async def _keep(self, name: str, pieces: AsyncIterator[bytes]) -> int:
-        size = 0
-        partial = await self._run(_Partial, self._directory)
-        try:
-            async for piece in pieces:
-                size += len(piece)
-                await self._run(partial.write, piece)
-            await self._run(partial.keep, self._path(name))
-        except BaseException:
-            partial.discard()
-            raise
-        return size
-
-    async def _pieces(self, file: BinaryIO) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, file: BinaryIO, first: bytes) -> AsyncGenerator[bytes, None]:
         with file:
-            while piece := await self._run(file.read, PIECE_BYTES):
+            piece = first
+            while piece:
                 yield piece
+                is_last = len(piece) < PIECE_BYTES
+                piece = b"" if is_last else await self._run(file.read, PIECE_BYTES)
 
     async def _run(self, work: Callable[..., T], *arguments: object) -> T:
         """Do something that waits for the disk. Raises StorageFull, Unavailable."""
@@ -124,38 +126,54 @@ class DirectoryBlobs:
 
 
 class _Partial:
-    """A blob that is being written."""
+    """A blob that is being written, by other threads than the event loop's."""
 
-    def __init__(self, directory: Path) -> None:
-        descriptor, path = tempfile.mkstemp(suffix=_PARTIAL, dir=directory)
-        self._path = Path(path)
-        self._file = os.fdopen(descriptor, "wb")
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._content = Content(name)
+        self._file: BinaryIO | None = None
+        self._path: Path | None = None
 
     def write(self, piece: bytes) -> None:
         """Write on."""
-        self._file.write(piece)
+        self._content.add(piece)
+        self._opened().write(piece)
 
-    def keep(self, path: Path) -> None:
-        """Put content and name on disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        path.parent.mkdir(exist_ok=True, mode=0o700)
+    def keep(self, last: bytes, path: Path) -> None:
+        """Write the last piece, and put content and name on disk. Raises Invalid."""
+        self.write(last)
+        self._content.check()
+        with self._opened() as file:
+            file.flush()
+            os.fsync(file.fileno())
+        assert self._path is not None
         self._path.rename(path)
-        _sync_name(path)
+        _sync(path.parent)
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            descriptor, path = tempfile.mkstemp(suffix=_PARTIAL, dir=self._directory)
+            self._path = Path(path)
+            self._file = os.fdopen(descriptor, "wb")
+        return self._file
 
     def discard(self) -> None:
         """Leave nothing of it."""
-        self._path.unlink(missing_ok=True)
-        try:
-            self._file.close()
-        except OSError as error:  # what was still to be written is not wanted
-            log.warning("a discarded blob: %s", error)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:  # what was still to be written is not wanted
+                log.warning("a discarded blob: %s", error)
 
 
 def _make(directory: Path) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     directory.mkdir(exist_ok=True, mode=0o700)
+    for number in range(256):  # once for all: a new one would have to be synced by whoever uses it
+        (directory / f"{number:02x}").mkdir(exist_ok=True, mode=0o700)
+    _sync(directory)
     _sync(directory.parent)
 
 
@@ -175,16 +193,21 @@ def _renew(path: Path) -> bool:
         os.utime(path)
     except FileNotFoundError:
         return False
-    _sync_name(path)  # another request may have put it there a moment ago
+    _sync(path.parent)  # another request may have put it there a moment ago
     return True
 
 
-def _open(path: Path) -> tuple[BinaryIO, int]:
+def _open(path: Path) -> tuple[BinaryIO, int, bytes]:
+    """The file, its size and its first piece."""
     try:
         file = path.open("rb", buffering=0)
     except FileNotFoundError:
         raise absent() from None
-    return file, os.fstat(file.fileno()).st_size
+    try:
+        return file, os.fstat(file.fileno()).st_size, file.read(PIECE_BYTES)
+    except OSError:
+        file.close()
+        raise
 
 
 def _read(path: Path) -> bytes:
@@ -212,12 +235,6 @@ def _listed(folder: Path) -> list[KeptBlob]:
                 continue
             found.append(KeptBlob(f"sha256:{entry.name}", at.st_size, at.st_mtime))
     return found
-
-
-def _sync_name(path: Path) -> None:
-    # The name must be on disk too before anybody is told that the blob is there.
-    _sync(path.parent)
-    _sync(path.parent.parent)
 
 
 def _sync(folder: Path) -> None:
