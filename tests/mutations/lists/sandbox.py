@@ -11,7 +11,7 @@ INSTALLING = "tests/worker/test_installing.py"
 SECCOMP = "tests/worker/sandbox/test_seccomp.py"
 BYTECODE = "tests/worker/test_bytecode.py -k changed"
 ALONE = "tests/worker/test_alone.py"
-PROBES = "tests/worker/sandbox/test_probes.py -k mixture"
+PROBES = "tests/worker/sandbox/test_probes.py"
 FILES = "tests/worker/sandbox/test_files.py"
 
 GUARDS = [
@@ -20,7 +20,7 @@ GUARDS = [
         "memory, processes and processors of a runner are counted for nobody",
         '    _write(number, b"0")\n',
         "",
-        PROBES,
+        f"{PROBES} -k mixture",
     ),
     Guard(
         "worker/child.py",
@@ -165,9 +165,23 @@ GUARDS = [
     Guard(
         "worker/sandbox/sandbox.py",
         "a task runs that cannot be held to the package indexes",
-        "        if self._relay is None or not self.layers.namespace:\n",
+        "        if self._relay is None:\n",
         "        if False:\n",
         f"{INDEX_ONLY} -k could_not",
+    ),
+    Guard(
+        "worker/sandbox/sandbox.py",
+        "a task runs that cannot be held to the network it asks for",
+        "            raise OSError(lack)\n",
+        "            pass\n",
+        f"{PROBES} -k not_started",
+    ),
+    Guard(
+        "worker/sandbox/choice.py",
+        "a worker whose layers do not work starts with more network than it was told",
+        "        reason = reason or layers.lack_for(wishes.policy.limits.network)\n",
+        "",
+        f"{PROBES} -k come_to_nothing",
     ),
     Guard(
         "worker/sandbox/fence.py",

@@ -159,5 +159,5 @@ async def test_a_runner_that_could_not_be_held_to_it_is_not_started(tmp_path: Pa
     )
     limits = msgspec.structs.replace(chosen.sandbox.policy.limits, network="index-only")
 
-    with pytest.raises(OSError, match="from level 3 on"):
+    with pytest.raises(OSError, match="no way to the package indexes"):
         Bench(tmp_path, chosen.sandbox).start(limits=limits)

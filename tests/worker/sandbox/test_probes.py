@@ -13,10 +13,10 @@ import msgspec
 import pytest
 
 from task_server.settings import WorkerSettings
-from task_server.worker.launch import CHILD
+from task_server.worker.launch import CHILD, RunnerSpec
+from task_server.worker.sandbox import choice
 from task_server.worker.sandbox.choice import Machine, SandboxTooWeak, Wishes, choose, wishes_of
-from task_server.worker.sandbox.layers import Layers
-from task_server.worker.sandbox.limits import Network
+from task_server.worker.sandbox.layers import Layers, Network
 from task_server.worker.sandbox.probes import HELD_BY, Examined, examine
 from task_server.worker.sandbox.sandbox import Policy, Sandbox
 from task_server.worker.sandbox.uids import Uids
@@ -120,6 +120,54 @@ async def test_a_sandbox_that_is_too_weak_is_refused_and_says_what_to_do(folder:
         await choose(
             wishes(folder, min_sandbox=3), interpreter=PYTHON, directory=folder, machine=poor
         )
+
+
+@pytest.mark.parametrize(
+    ("highest", "machine", "why"),
+    [
+        (0, MACHINE, "--max-sandbox 0 refuses tasks no system calls"),
+        (4, msgspec.structs.replace(MACHINE, seccomp=False), "this worker cannot refuse"),
+    ],
+    ids=["told so", "cannot"],
+)
+async def test_a_worker_that_cannot_keep_tasks_from_the_network_does_not_start(
+    folder: Path, highest: int, machine: Machine, why: str
+) -> None:
+    with pytest.raises(SandboxTooWeak, match=f"--network none cannot be held here: {why}"):
+        await choose(
+            wishes(folder, network="none", max_sandbox=highest),
+            interpreter=PYTHON,
+            directory=folder,
+            machine=machine,
+        )
+
+
+async def test_a_worker_whose_layers_come_to_nothing_does_not_open_the_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing_works(*_: object, **__: object) -> Examined:
+        raise OSError("refused")
+
+    monkeypatch.setattr(choice, "examine", nothing_works)
+
+    with pytest.raises(SandboxTooWeak, match=r"a process alone: no seccomp.* --network none needs"):
+        await choose(
+            wishes(folder, network="none", i_know_root_runners=True),
+            interpreter=PYTHON,
+            directory=folder,
+        )
+
+
+@pytest.mark.parametrize("network", ["none", "index-only", "internet"])
+def test_a_runner_that_cannot_be_held_to_its_network_is_not_started(
+    folder: Path, network: Network
+) -> None:
+    sandbox = Sandbox(Layers(), wishes(folder).policy, root=folder)
+    limits = msgspec.structs.replace(sandbox.policy.limits, network=network)
+    spec = RunnerSpec(interpreter=PYTHON, directory=folder / "runner")
+
+    with pytest.raises(OSError, match=f"which --network {network} needs"):
+        sandbox.confine(spec, limits)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes other users")

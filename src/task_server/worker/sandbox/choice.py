@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _WITHOUT_GROUPS = (0, 3)
 """Highest levels that do without control groups."""
+_WITH_CALLS_REFUSED = 1
+"""The lowest level with seccomp."""
 _WITH_NAMESPACES = 3
 """The lowest such level."""
 
@@ -176,7 +178,8 @@ async def choose(
                 relay=relay,
             )
 
-        reason = _unreachable(layers, interpreter, directory) or _too_open(layers, wishes)
+        reason = _unreachable(layers, interpreter, directory)
+        reason = reason or layers.lack_for(wishes.policy.limits.network)
         if not reason:
             try:
                 examined = await examine(
@@ -209,16 +212,6 @@ def _unreachable(layers: Layers, interpreter: Path, directory: Path) -> str:
     return ""
 
 
-def _too_open(layers: Layers, wishes: Wishes) -> str:
-    """Why runners with these layers would reach more than they are to; "" if they do not."""
-    network = wishes.policy.limits.network
-    if network == "internet" and not layers.cgroup:
-        return "no control group, which --network internet needs"
-    if network == "index-only" and not layers.namespace:
-        return "no network of its own, which --network index-only needs"
-    return ""
-
-
 def _check_network(wishes: Wishes, machine: Machine) -> None:
     network, why = wishes.policy.limits.network, ""
     if network == "internet":
@@ -226,12 +219,27 @@ def _check_network(wishes: Wishes, machine: Machine) -> None:
         if not why and wishes.highest in _WITHOUT_GROUPS:
             why = f"--max-sandbox {wishes.highest} does without control groups"
     elif network == "index-only":
-        if not (machine.namespaces and machine.seccomp):
-            why = "this worker cannot give tasks a network of their own"
-        elif wishes.highest < _WITH_NAMESPACES:
-            why = f"--max-sandbox {wishes.highest} does without networks of their own"
+        why = _without_own_network(wishes, machine)
+    elif network == "none":
+        why = _without_refusals(wishes, machine)
     if why:
         raise SandboxTooWeak(f"--network {network} cannot be held here: {why}")
+
+
+def _without_own_network(wishes: Wishes, machine: Machine) -> str:
+    if not (machine.namespaces and machine.seccomp):
+        return "this worker cannot give tasks a network of their own"
+    if wishes.highest < _WITH_NAMESPACES:
+        return f"--max-sandbox {wishes.highest} does without networks of their own"
+    return ""
+
+
+def _without_refusals(wishes: Wishes, machine: Machine) -> str:
+    if not machine.seccomp:
+        return "this worker cannot refuse tasks system calls"
+    if wishes.highest < _WITH_CALLS_REFUSED:
+        return f"--max-sandbox {wishes.highest} refuses tasks no system calls"
+    return ""
 
 
 def _without_internet(machine: Machine) -> str:

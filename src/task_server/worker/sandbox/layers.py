@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
+
+Network = Literal["none", "index-only", "internet", "full"]
+"""What functions reach, the least first."""
 
 NAMES = ("process", "landlock", "uid", "namespace", "namespace + limits")
 """Of the levels, from 0."""
@@ -34,6 +39,17 @@ class Layers(Struct, frozen=True, kw_only=True):
         if not self.landlock:
             return 0
         return 2 if self.uid else 1
+
+    def lack_for(self, network: Network) -> str:
+        """What is missing to hold functions to that network; "" if nothing is."""
+        needs = {
+            "none": (self.seccomp or self.namespace, "no seccomp and no network of its own"),
+            "index-only": (self.namespace, "no network of its own"),
+            "internet": (self.cgroup, "no control group"),
+            "full": (True, ""),
+        }
+        is_held, lack = needs[network]
+        return "" if is_held else f"{lack}, which --network {network} needs"
 
     @property
     def name(self) -> str:

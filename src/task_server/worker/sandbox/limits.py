@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, get_args
+from typing import get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from task_server.protocol.workers import Limits
-from task_server.worker.sandbox.layers import Layers
+from task_server.worker.sandbox.layers import Layers, Network
 
-Network = Literal["none", "index-only", "internet", "full"]
-"""From least to most."""
 NETWORKS: tuple[Network, ...] = get_args(Network)
 
 GIB = 1 << 30

@@ -76,6 +76,8 @@ class Sandbox:
     def confine(self, spec: RunnerSpec, limits: RunnerLimits | None = None) -> Confinement:
         """What a runner of that kind gets. Raises OSError."""
         limits = limits or self.policy.limits
+        if lack := self.layers.lack_for(limits.network):
+            raise OSError(lack)
         with contextlib.ExitStack() as undo:
             if (door := self._door(limits)) is not None:
                 undo.callback(door.close)
@@ -97,8 +99,8 @@ class Sandbox:
     def _door(self, limits: RunnerLimits) -> Door | None:
         if limits.network != "index-only":
             return None
-        if self._relay is None or not self.layers.namespace:
-            raise OSError("the package indexes alone can be reached from level 3 on")
+        if self._relay is None:
+            raise OSError("this worker has no way to the package indexes alone")
         return Door(self._relay)
 
     def _give_back(self, uid: int | None) -> None:
