@@ -485,8 +485,8 @@ GUARDS = [
     Guard(
         "store/sqlite/finish.py",
         "an answer's blob goes before its task",
-        "        keep_reported(group, running.number, report)\n",
-        "",
+        "            keep_reported(group, running.number, report)\n",
+        "            pass\n",
         BLOBS,
     ),
     Guard(
