@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -22,9 +24,19 @@ from tests.worker.running import Bench, by_value, call
 by_value(__name__)
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    """Runners in a tree of their own, which nothing but that tree keeps from writing."""
+@pytest.fixture(params=["/tmp", "/var/tmp"])
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """Runners in a tree of their own, which nothing but that tree keeps from writing.
+
+    Their folder lies where runners have a folder of their own, too.
+    """
+    with tempfile.TemporaryDirectory(dir=request.param) as folder:
+        async with _bench(Path(folder)) as made:
+            yield made
+
+
+@asynccontextmanager
+async def _bench(tmp_path: Path) -> AsyncIterator[Bench]:
     let_others_enter(tmp_path)
     mixtures = Machine.here().mixtures(4, may_run_as_root=False)
     layers = next((each for each in mixtures if each.namespace), None)

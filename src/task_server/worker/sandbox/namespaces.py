@@ -88,8 +88,12 @@ def _tree(files: Files, uid: int, shared_bytes: int) -> Iterator[Place]:
     yield "file", "/etc/passwd", users, ""
     yield "file", "/etc/group", f"root:x:0:\nrunner:x:{uid}:\n", ""
     yield "mount", "/proc", "proc", ""
-    yield "mount", "/tmp", "tmpfs", f"mode=1777,size={TMP_BYTES}"
-    yield "link", "/var/tmp", "/tmp", ""
+    own_tmp = ("tmpfs", f"mode=1777,size={TMP_BYTES}")
+    yield "mount", "/tmp", *own_tmp
+    if any(Path("/var/tmp") in path.parents for path in _placed(files)):
+        yield "mount", "/var/tmp", *own_tmp  # what is placed there would follow a link
+    else:
+        yield "link", "/var/tmp", "/tmp", ""
     yield from _part("/sys/devices/system", "ro")
     yield "mount", "/dev", "tmpfs", "mode=755,size=64k"
     yield "mount", SHARED_MEMORY, "tmpfs", f"mode=1777,size={shared_bytes}"
@@ -103,6 +107,10 @@ def _tree(files: Files, uid: int, shared_bytes: int) -> Iterator[Place]:
     yield "folder", str(files.own), str(files.own), "rw"  # it may not be there yet
     for path in files.writable:
         yield from _part(str(path), "rw")
+
+
+def _placed(files: Files) -> Sequence[Path]:
+    return (files.own, *files.readable, *files.nameable, *files.writable)
 
 
 def _system() -> Iterator[Place]:
