@@ -102,6 +102,16 @@ async def test_calls_run_in_order_in_one_process(bench: Bench) -> None:
     assert runner.started is None
 
 
+async def test_a_runner_starts_without_modules_that_take_long_to_import(bench: Bench) -> None:
+    slow = ["typing", "dataclasses", "pathlib", "inspect", "subprocess"]
+
+    outcomes = await bench.run(
+        bench.start(), [named("sys:modules.__contains__", name, lease=name) for name in slow]
+    )
+
+    assert {outcome.lease: value(outcome) for outcome in outcomes} == dict.fromkeys(slow, False)
+
+
 async def test_arguments_larger_than_any_buffer_arrive(bench: Bench) -> None:
     calls = [call(len, bytes(5_000_000), lease=str(n)) for n in range(10)]
 

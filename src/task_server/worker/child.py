@@ -26,8 +26,11 @@ import struct
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` is a fifth of what is imported before a runner takes calls
+    from collections.abc import Callable, Iterable
+    from typing import Any, NoReturn
 
 try:
     import resource
@@ -77,12 +80,15 @@ _encode = json.JSONEncoder(
 _decode = json.JSONDecoder().decode
 
 
-class Frame(NamedTuple):
+class Frame:
     """What the agent sent: a header and the bytes it speaks of."""
 
-    nonce: int
-    header: dict[str, Any]
-    payload: bytes
+    __slots__ = ("header", "nonce", "payload")
+
+    def __init__(self, nonce: int, header: dict[str, Any], payload: bytes) -> None:
+        self.nonce = nonce
+        self.header = header
+        self.payload = payload
 
 
 class Link:
@@ -556,11 +562,14 @@ def hand_out_way(door: int) -> None:
 # --- which callable -------------------------------------------------------------------------
 
 
-class Callee(NamedTuple):
+class Callee:
     """A callable that is ready, and `{"module", "rule"}` as JSON."""
 
-    function: Callable[..., object]
-    resolved: str
+    __slots__ = ("function", "resolved")
+
+    def __init__(self, function: Callable[..., object], resolved: str) -> None:
+        self.function = function
+        self.resolved = resolved
 
 
 def resolve(function: str, module: str | None, package: str | None) -> Callee:
@@ -821,12 +830,15 @@ def blob(digest: str, form: str, blobs: dict[str, str]) -> object:
 # --- answers --------------------------------------------------------------------------------
 
 
-class Answer(NamedTuple):
+class Answer:
     """An encoded value, and the pickles of its parts that are not JSON, by digest."""
 
-    encoding: str
-    data: bytes
-    sides: list[tuple[str, bytes]]
+    __slots__ = ("data", "encoding", "sides")
+
+    def __init__(self, encoding: str, data: bytes, sides: list[tuple[str, bytes]]) -> None:
+        self.encoding = encoding
+        self.data = data
+        self.sides = sides
 
 
 SCALARS = frozenset((type(None), bool, int, float, str))
