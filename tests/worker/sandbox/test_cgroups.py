@@ -33,6 +33,17 @@ def test_the_first_version_has_a_folder_for_each_controller(tmp_path: Path) -> N
     assert (cpu / "cpu.cfs_quota_us").read_text() == "150000"
 
 
+def test_the_first_version_has_no_folder_for_what_is_not_limited(tmp_path: Path) -> None:
+    folders = tree(tmp_path, "memory", "pids", "cpu", "network")
+    limits = RunnerLimits(memory_bytes=64 << 20, network="full")
+
+    Groups(folders, is_second=False).make(limits)
+
+    assert {name: len(list(each.iterdir())) for name, each in folders.items()} == {
+        "memory": 1, "pids": 1, "cpu": 0, "network": 0,
+    }  # fmt: skip
+
+
 def test_the_second_version_has_one_folder_for_all(tmp_path: Path) -> None:
     folder = tree(tmp_path, "all")["all"]
 

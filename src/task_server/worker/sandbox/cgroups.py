@@ -98,7 +98,7 @@ class Groups:
         folders = {
             kind: folder / name
             for kind, folder in self._folders.items()
-            if kind != NETWORK or is_restricted or self._is_second
+            if self._is_second or _is_needed(kind, limits)
         }
         group = Group(folders, is_second=self._is_second)
         try:
@@ -123,6 +123,13 @@ class Groups:
                 # Another's may be empty because its runner is only about to be put in.
                 if not is_alive(_agent_of(left)):
                     _is_removed(left)
+
+
+def _is_needed(kind: str, limits: RunnerLimits) -> bool:
+    """Whether a group of version 1 limits that; each takes time to make and to enter."""
+    if kind == NETWORK:
+        return limits.network == "internet"
+    return kind != "cpu" or limits.cpus is not None
 
 
 def _write_first(folders: Mapping[str, Path], limits: RunnerLimits) -> None:
