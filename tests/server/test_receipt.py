@@ -10,7 +10,9 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from task_server.server.http import Message, Receive, Scope, Send
+from task_server.server.access import Caller
+from task_server.server.bodies import Bodies
+from task_server.server.http import Call, Disconnected, Message, Receive, Scope, Send
 from task_server.server.receipt import (
     MAXIMUM_HEADER_BYTES,
     MAXIMUM_TARGET_BYTES,
@@ -41,8 +43,12 @@ class Place:
         self.gone = 0
         self.may_read = asyncio.Event()
         self.may_read.set()
+        self.serve = self.read
 
     async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.serve(scope, receive, send)
+
+    async def read(self, scope: Scope, receive: Receive, send: Send) -> None:
         size = 0
         while True:
             await self.may_read.wait()
@@ -239,3 +245,29 @@ async def test_heads_up_to_the_limits_are_taken_many_at_once_too(place: Place) -
 
     for _ in range(5):
         assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("size", [0, 1000, 1 << 17, 1 << 20])
+async def test_who_waits_is_told_that_the_client_has_gone(place: Place, size: int) -> None:
+    waits, awaited = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        call = Call(scope, receive, Caller("user", 1, 1), Bodies(2**24))
+        place.bodies.append(len(await call.body(2**24)))
+        waits.set()
+        try:
+            await call.wait(awaited)
+        except Disconnected:
+            place.gone += 1
+        call.end()
+
+    place.serve = wait
+    _, writer = await place.connect()
+    writer.write(b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size)
+    writer.write(b"x" * size)
+    await asyncio.wait_for(waits.wait(), WAIT_SECONDS)
+
+    await asyncio.wait_for(place.leave(), WAIT_SECONDS)
+
+    assert awaited.cancelled()
+    assert (place.bodies, place.gone) == ([size], 1)

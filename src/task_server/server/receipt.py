@@ -84,6 +84,8 @@ class PunctualProtocol(HttpToolsProtocol):
         """All of it is there."""
         super().on_message_complete()
         self._phase = "idle"
+        if not self.pipeline:  # who waits has to hear that the client goes
+            self.flow.resume_reading()
 
     def _check_head(self) -> None:
         version = self.parser.get_http_version()
