@@ -136,3 +136,4 @@ async def test_of_several_servers_only_the_leader_locks(
                 await asyncio.sleep(0.01)
 
     assert asked == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}  # the lock that was made is given up

@@ -31,6 +31,8 @@ from task_server.policy import EVERYTHING, Patterns, Policy, PrivateIndex, match
 log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 120.0
+END_SECONDS = 10.0
+"""How long to wait for a uv that was killed."""
 
 _ROUNDS = 20
 
@@ -319,4 +321,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.communicate()  # reads the pipes to their end, so that they are closed
+        # Reads the pipes to their end, so that they are closed; who left the group may hold them.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await process.communicate()

@@ -36,6 +36,14 @@ class Locker:
 
     async def run(self) -> None:
         """Lock until cancelled."""
+        try:
+            await self._go_on()
+        finally:
+            for task in self._running.values():
+                task.cancel()
+            await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _go_on(self) -> None:
         self._news.set()
         while True:
             # Requests that wait for another try come back with the clock.
