@@ -5,13 +5,11 @@ from __future__ import annotations
 import sqlite3
 from itertools import islice
 from operator import attrgetter
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from task_server.scheduling.lanes import WINDOW, Lane
-from task_server.scheduling.statistics import Statistics
-from task_server.store.kinds import Kind
 from task_server.store.sqlite.memory import Memory, Queued
 
 LANES = 64
@@ -34,26 +32,7 @@ SELECT json_group_array(json_array(
          ORDER BY t.due_at, t.tie, t.number LIMIT ?)"""
 
 
-class _Next(Struct, array_like=True):
-    """A row of it."""
-
-    number: int
-    due_at: float
-    tie: float
-    crashes: int
-    predicted: float
-    size: int
-    kind: int
-    id: str
-    batch: int | None
-    position: int | None
-    submitted_at: float
-    predicted_high: float
-    attempt: int
-    payload: str | None
-
-
-_decode = msgspec.json.Decoder(list[_Next]).decode
+_decode = msgspec.json.Decoder(list[tuple[Any, ...]]).decode  # in the order of `Queued`
 
 
 def read_window(
@@ -62,31 +41,21 @@ def read_window(
     """Add the next tasks of a lane to its window."""
     (text,) = connection.execute(_NEXT, (lane.number, *lane.window.bound, wanted)).fetchone()
     rows = _decode(text)
-    kinds = {number: memory.kind_numbered(number) for number in {row.kind for row in rows}}
+    kinds = {number: memory.kind_numbered(number) for number in {row[6] for row in rows}}
     known = {number: memory.statistics_of(kind) for number, kind in kinds.items()}
-    queued = [_queued(row, kinds[row.kind], known[row.kind]) for row in rows]
+    queued = [
+        Queued(  # type: ignore[call-arg]
+            *row[:6],
+            known[row[6]],
+            bytes.fromhex(row[7]),
+            kinds[row[6]],
+            *row[8:13],
+            None if row[13] is None else bytes.fromhex(row[13]),
+        )
+        for row in rows
+    ]
     queued.sort(key=attrgetter("due_at", "tie", "number"))  # an aggregate promises no order
     lane.window.refill(queued, wanted=wanted)
-
-
-def _queued(row: _Next, kind: Kind, known: Statistics) -> Queued:
-    return Queued(
-        row.number,
-        row.due_at,
-        row.tie,
-        row.crashes,
-        row.predicted,
-        row.size,
-        known,
-        bytes.fromhex(row.id),
-        kind,
-        row.batch,
-        row.position,
-        row.submitted_at,
-        row.predicted_high,
-        row.attempt,
-        None if row.payload is None else bytes.fromhex(row.payload),
-    )
 
 
 def read_ahead(connection: sqlite3.Connection, memory: Memory) -> None:
