@@ -77,7 +77,7 @@ class DirectoryBlobs:
     async def open(self, name: str) -> OpenBlob:
         """Begin to read a blob."""
         file, size, first = await self._run(_open, self._path(name))
-        return OpenBlob(size, self._pieces(file, first))
+        return OpenBlob(size, self._pieces(file, first, size))
 
     async def read(self, name: str) -> bytes:
         """All of a blob."""
@@ -97,13 +97,13 @@ class DirectoryBlobs:
         digest = check_name(name)
         return self._directory / digest[:2] / digest
 
-    async def _pieces(self, file: BinaryIO, first: bytes) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, file: BinaryIO, first: bytes, size: int) -> AsyncGenerator[bytes, None]:
         with file:
-            piece = first
+            piece, left = first, size
             while piece:
                 yield piece
-                is_last = len(piece) < PIECE_BYTES
-                piece = b"" if is_last else await self._run(file.read, PIECE_BYTES)
+                left -= len(piece)
+                piece = await self._run(file.read, PIECE_BYTES) if left else b""
 
     async def _run(self, work: Callable[..., T], *arguments: object) -> T:
         """Do something that waits for the disk. Raises StorageFull, Unavailable."""
