@@ -59,7 +59,7 @@ GUARDS = [
         _CLOCK,
     ),
     _guard(
-        "store/sqlite/finish.py",
+        "store/sqlite/told.py",
         "a task ends before it started",
         "max(group.now, running.started_at)",
         "group.now",

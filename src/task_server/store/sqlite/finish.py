@@ -12,7 +12,6 @@ from task_server.scheduling.placement import INSTALL_SECONDS, LONG_SECONDS
 from task_server.scheduling.statistics import Run
 from task_server.store import transitions
 from task_server.store.attempts import DONE, AttemptReport, Decided, LeaseKey, Used
-from task_server.store.kinds import AUTO
 from task_server.store.outcomes import (
     INLINE_BYTES,
     digest_of,
@@ -21,7 +20,6 @@ from task_server.store.outcomes import (
     roomier,
     run_of,
 )
-from task_server.store.rows import Ended, TaskRow
 from task_server.store.sqlite.blobs import keep_reported, lacks_blob
 from task_server.store.sqlite.change import (
     FullRow,
@@ -34,7 +32,8 @@ from task_server.store.sqlite.change import (
 )
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.many import write_many
-from task_server.store.sqlite.memory import SERVER, Running, Session
+from task_server.store.sqlite.memory import Running, Session
+from task_server.store.sqlite.told import as_read, ended, ended_at
 from task_server.store.states import BLOBS, State
 from task_server.store.transitions import Change, Issued
 
@@ -127,7 +126,7 @@ def _end_held(group: Group, session: Session, held: list[Held]) -> None:
             int(report.encoding),
             bytearray(_encode(report.used)) if report.used else None,
             n,
-            _ended_at(group, running),
+            ended_at(group, running),
         )
         for n, (report, running) in enumerate(held, first_n)
     ]
@@ -139,19 +138,15 @@ def _end_held(group: Group, session: Session, held: list[Held]) -> None:
             keep_reported(group, running.number, report)
     for is_success in (True, False):
         _count_ends(group, [e for e in held if (e[0].outcome == "succeeded") is is_success])
-    ended = [_ended(report, running, n) for n, (report, running) in enumerate(held, first_n)]
-    for end, (report, running) in zip(ended, held, strict=True):
+    ends = [ended(report, running, n) for n, (report, running) in enumerate(held, first_n)]
+    for end, (report, running) in zip(ends, held, strict=True):
         if running.id in group.watched:
-            end.task = _as_read(group, session, report, running)
-    group.ended += ended
+            end.task = as_read(group, session, report, running)
+    group.ended += ends
     group.write_outcomes([(running.number, report.answer) for report, running in held])
     group.write_logs(
         [(running.number, running.attempt, report.log) for report, running in held if report.log]
     )
-
-
-def _ended_at(group: Group, running: Running) -> float:
-    return max(group.now, running.started_at)  # the clock may have been set back
 
 
 def _count_ends(group: Group, held: list[Held]) -> None:
@@ -188,56 +183,6 @@ def _run(report: AttemptReport, running: Running) -> Run:
         queue_seconds=running.started_at - running.submitted_at,
         predicted=running.predicted,
         high=running.predicted_high,
-    )
-
-
-def _ended(report: AttemptReport, running: Running, n: int) -> Ended:
-    return Ended(
-        running.number,
-        running.id,
-        running.kind.spec.owner,
-        running.batch,
-        running.position if running.position is not None else -1,
-        State.SUCCEEDED if report.outcome == "succeeded" else State.FAILED,
-        SERVER,
-        n,
-        report.encoding,
-        report.answer,
-    )
-
-
-def _as_read(
-    group: Group, session: Session, report: AttemptReport, running: Running
-) -> TaskRow | None:
-    """The ended task as `records.tasks.find` reads it; None for what has more to it than a lease.
-
-    A look at the database takes a fifth of a single call: another connection's commit has made
-    every page that it kept invalid.
-    """
-    spec = running.kind.spec
-    is_plain = session.facts.is_plain or spec.timeout == AUTO
-    if is_plain or running.batch is not None or running.attempt != 1:  # 1: not tried again, either
-        return None
-    lane = group.memory.lanes[running.kind.lane]
-    return TaskRow(
-        number=running.number,
-        id=running.id,
-        batch=None,
-        spec=spec,
-        state=State.SUCCEEDED if report.outcome == "succeeded" else State.FAILED,
-        submitted_at=running.submitted_at,
-        predicted=running.predicted,
-        predicted_high=running.predicted_high,
-        attempt=running.attempt,
-        generation=0,
-        worker=session.facts.name,
-        started_at=running.started_at,
-        ended_at=_ended_at(group, running),
-        encoding=report.encoding,
-        outcome=report.answer,
-        used=report.used,
-        environment=lane.environment,
-        request_state=group.memory.requests_by_number[lane.request].state,
     )
 
 
