@@ -97,10 +97,25 @@ def test_prepare_exits_with_1_and_the_log_where_it_failed(
 
 
 def test_what_cannot_be_locked_exits_with_1(monkeypatch: pytest.MonkeyPatch, capsys: Out) -> None:
-    use(monkeypatch, Server([], error="'absent' was not found in the package index"))
+    error = "'absent' was not found in the package index"
+    use(monkeypatch, Server([worker("one", "waiting")], error=error))
 
     assert run(["env", "prepare", "absent"]) == 1
-    assert "'absent' was not found" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.err == f"{error}\n"
+    assert printed.out == ""
+
+
+def test_a_worker_that_another_order_means_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    other = worker("other", "failed", log="no libfoo")
+    use(monkeypatch, Server([worker("one", "building")], [worker("one", "ready"), other]))
+
+    status = run(["env", "prepare", "numpy", "--label", "rack=b"])
+
+    printed = capsys.readouterr()
+    assert status == 0 and "other" not in printed.out + printed.err
 
 
 def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

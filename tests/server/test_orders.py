@@ -124,6 +124,24 @@ async def test_only_workers_with_the_labels_and_the_python_are_meant(app: App) -
     assert [each["name"] for each in (await show(app))["workers"]] == ["right"]
 
 
+async def test_of_two_orders_the_one_that_was_asked_for_last_is_told(app: App) -> None:
+    worker = await joined(app, labels={"rack": "b"})
+    await want(app, labels={"rack": "b"})
+    await want(app, modules=["absent"])
+    _, order = await until(lambda: two_orders(worker))
+    await worker.exchange(orders=[{"order": order["order"], "state": "failed", "log": "absent"}])
+    assert [each["state"] for each in (await show(app))["workers"]] == ["failed"]
+
+    await want(app, labels={"rack": "b"})
+
+    assert [each["state"] for each in (await show(app))["workers"]] == ["waiting"]
+
+
+async def two_orders(worker: Worker) -> Any:
+    orders = (await worker.exchange()).get("orders", [])
+    return orders if len(orders) == 2 else None
+
+
 async def test_waiting_ends_when_all_workers_are_done(app: App) -> None:
     worker = await joined(app)
     waiting = asyncio.ensure_future(want(app, "?wait=20"))

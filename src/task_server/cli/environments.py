@@ -94,8 +94,9 @@ def prepare(
     status = _follow(preparation, wait)
     row = {"environment": preparation.environment, "problem": preparation.problem or None}
     if output is Format.TABLE:
-        show_rows([as_row(each) for each in preparation.workers], _WORKERS[:2], output)
-        print(preparation.environment or "")
+        if preparation.environment:
+            show_rows([as_row(each) for each in preparation.workers], _WORKERS[:2], output)
+            print(preparation.environment)
     else:
         show_one({**row, "workers": [as_row(each) for each in preparation.workers]}, output)
     raise typer.Exit(status)

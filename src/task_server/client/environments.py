@@ -47,7 +47,8 @@ class Preparation:
         self.waits_for: str | None = None
         """Why it is not locked yet, such as an index that is away."""
         self.workers: list[WorkerState] = []
-        """Those that are to have it, as of the last look."""
+        """Those that were there and meant when it was ordered, as of the last look."""
+        self._meant: set[str] = set()
         self._error: str | None = None
         self._order(0.0)
 
@@ -68,13 +69,15 @@ class Preparation:
         """Look how far it is."""
         if self.environment is not None:
             reply = self._session.send(requests.read_environment(self.environment))
-            self._take(requests.value_of(reply, _Shown))
+            self._take(requests.value_of(reply, _Shown))  # of all orders of that environment
         elif self._error is None:
             self._order(LOCK_SECONDS)
 
     def _order(self, wait: float) -> None:
         request = requests.order_environment(self._body, wait=wait)
-        self._take(requests.value_of(self._session.send(request, wait=wait), _Shown))
+        shown = requests.value_of(self._session.send(request, wait=wait), _Shown)
+        self._meant = {each.id for each in shown.workers}
+        self._take(shown)
 
     def wait(
         self,
@@ -115,7 +118,8 @@ class Preparation:
     def _take(self, shown: _Shown) -> None:
         self.environment, self._error = shown.environment, shown.error
         self.waits_for = shown.waits_for
-        self.workers = [each for each in shown.workers if each.ordered]
+        workers = [each for each in shown.workers if each.ordered]
+        self.workers = [each for each in workers if each.id in self._meant]
 
     def __repr__(self) -> str:
         return f"<Preparation of {self.environment}>"

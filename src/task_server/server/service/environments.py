@@ -218,10 +218,14 @@ def _by_worker(row: OrderRow, reports: Sequence[tuple[str, OrderReport]]) -> dic
 
 
 async def workers_with(state: State, digest: str) -> tuple[list[OrderRow], list[WorkerProgress]]:
-    """The orders of an environment, and each worker that is to have it or has it."""
+    """The orders of an environment, and each worker that is to have it or has it.
+
+    Of several orders that mean a worker, the one that was asked for last is told.
+    """
     rows = [row for row in await state.store.orders(state.clock()) if row.environment == digest]
     reports = await state.store.order_reports([row.number for row in rows])
     found = []
+    rows.sort(key=lambda row: row.asked_at)
     for session in await live_sessions(state):
         row = next((each for each in reversed(rows) if concerns(each, session)), None)
         if row is not None:
