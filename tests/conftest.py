@@ -1,17 +1,43 @@
-"""What tests of all parts share: one PostgreSQL, started when the first test asks for it."""
+"""What tests of all parts share: a folder, and a PostgreSQL if one of them asks for it."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.folders import let_damage
 from tests.postgres import Cluster, Databases, cluster
 
 VERSION = int(os.environ.get("TASK_SERVER_POSTGRES", "18"))
 """Which PostgreSQL; the wheel has 16, too."""
 QUICK = ("fsync=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200")
+
+
+OWN_FOLDER = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have temporary folders below one of this run's own.
+
+    Those of all runs of a user lie below one that pytest closes to others at the start of each run,
+    also to the runners of tests that are going on: they would find nothing to import.
+    """
+    if config.option.basetemp is None:
+        config.stash[OWN_FOLDER] = Path(tempfile.mkdtemp(prefix="task-server-tests-"))
+        config.option.basetemp = str(config.stash[OWN_FOLDER])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing behind."""
+    if (own := config.stash.get(OWN_FOLDER, None)) is not None:
+        let_damage(own)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-_DEPTH = 4
+_DEPTH = 3
 """The folder, and those above it that pytest made: one more where tests run side by side."""
 
 
