@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+import task_server
 from bench.databases import databases
 from bench.http import Connection
 from bench.targets import DatabaseKind
@@ -21,6 +23,7 @@ from task_server.server.administration import create_token
 
 COMMAND = (sys.executable, "-m", "task_server.cli")
 READY = "task-server ready on "
+PACKAGE = Path(task_server.__file__).parent
 SLOTS = 2
 """Of all workers together."""
 JOIN_SECONDS = 300.0
@@ -108,6 +111,8 @@ def bed(
     One worker a server, or as many as `workers` says; `variables` are further ones of all.
     """
     place = place or Place()
+    # As an installed package has it; some shells forbid Python to write byte code.
+    compileall.compile_dir(PACKAGE, quiet=2)
     count = place.servers if workers is None else workers
     with ExitStack() as stack:
         made = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=parent))

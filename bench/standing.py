@@ -15,8 +15,8 @@ from bench.sizes import Size
 WARM_BATCHES = 2
 """Start both runners."""
 IDLE_SECONDS = 3.0
-LONG_IDLE_SECONDS = 95.0
-"""An estimator that nobody used for a minute has saved what it learned, and ended."""
+LONG_IDLE_SECONDS = 45.0
+"""An estimator that nobody used for half a minute has saved what it learned, and ended."""
 FEW_TASKS = 100_000
 MANY_TASKS = 1_000_000
 BATCH = 1000
@@ -28,14 +28,19 @@ def idle_memory(place: Place, parent: Path | None, size: Size) -> list[Figure]:
         connection = made.connect()
         for _ in range(WARM_BATCHES):
             run_batch(connection, BATCH)
+        time.sleep(IDLE_SECONDS)
+        early = _pss_of_all(made)
         time.sleep(LONG_IDLE_SECONDS)
-        processes = [*made.servers, *below(made.servers), *made.agents, *below(made.agents)]
-        memory = pss_mb(processes)
+        late = _pss_of_all(made)
     servers, workers = len(made.servers), len(made.agents)
     name = "idle: server, worker, 2 runners (PSS)"
     if servers > 1:
         name = f"idle: {servers} servers, {workers} workers, 2 runners (PSS)"
-    return [Figure(name, memory, "MB")]
+    return [Figure(name, late, "MB"), Figure(f"{name}, and the estimator", early, "MB")]
+
+
+def _pss_of_all(bed: Bed) -> float:
+    return pss_mb([*bed.servers, *below(bed.servers), *bed.agents, *below(bed.agents)])
 
 
 def memory_after_many(place: Place, parent: Path | None, size: Size) -> list[Figure]:

@@ -29,6 +29,7 @@ TARGETS: dict[DatabaseKind, dict[str, Target]] = {
         "1,000,000 queued, estimates spread": Target(0.4, 0.6),
         "1,000 idle workers: server": Target(5.0, 2.0),
         "idle: server, worker, 2 runners (PSS)": Target(110.0, 70.0),
+        "idle: server, worker, 2 runners (PSS), and the estimator": Target(110.0, 70.0),
         "RSS after 1,000,000 tasks to after 100,000": Target(1.2, 1.05),
     },
     "postgresql": {"batch of 1000": Target(0.7, 1.3)},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the estimator does without: 3 MB of its memory
+    import asyncio
 
 
 def log_to_stderr() -> None:
@@ -39,5 +42,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     try:
         import uvloop
     except ImportError:
+        import asyncio
+
         return asyncio.new_event_loop
     return uvloop.new_event_loop

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from task_server.server.estimator import process
+from task_server.server.estimator.messages import Save, Saved
 from task_server.server.etas import BatchEtas
 from task_server.server.upkeep import keep_model, learn, refine
 from tests.server.asgi import App, application
@@ -304,6 +305,27 @@ async def test_an_estimator_that_nobody_uses_ends_and_comes_back_with_what_it_kn
 
     assert while_away["known"]
     assert again["basis"]["calls"] == 20 and app.state.estimator.starts == 2
+
+
+async def test_keeping_what_was_learned_is_no_use_of_the_estimator(tmp_path: Path) -> None:
+    async with application(tmp_path, model="on") as app:
+        await ran(app, await joined(app), [100])
+        await learned(app, calls=1)
+        estimator = app.state.estimator
+        used_at = estimator.used_at
+
+        saved = await estimator.ask(Save(), seconds=10)
+
+        assert isinstance(saved, Saved)
+        assert estimator.used_at == used_at
+
+
+def test_the_estimator_needs_no_event_loop() -> None:
+    program = (
+        "import sys, task_server.server.estimator.__main__; sys.exit('asyncio' in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 async def test_the_estimator_ends_with_its_server(tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ import time
 
 import msgspec
 
-from task_server.server.estimator.messages import HEAD, Failed, Reply, Request, frame, read_reply
+from task_server.server.estimator.messages import (
+    HEAD,
+    Failed,
+    Reply,
+    Request,
+    Save,
+    frame,
+    read_reply,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +67,8 @@ class EstimatorProcess:
 
     async def ask(self, request: Request, *, seconds: float) -> Reply | None:
         """Its reply; None when it is away, failed, or took longer than that."""
-        self.need()
+        if not isinstance(request, Save):  # to keep what it knows is no use of it
+            self.need()
         if self._writer is None or len(self._open) >= MAXIMUM_OPEN:
             return None
         number = next(self._numbers)

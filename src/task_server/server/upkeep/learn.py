@@ -34,8 +34,8 @@ CALM_SECONDS = 1.0
 """The same while all that ends is of short functions that are known well."""
 QUIET_SECONDS = 5.0
 """The same while nothing ends here: others may have ended something."""
-IDLE_SECONDS = 60.0
-"""An estimator that nobody used for so long ends: numpy alone takes 30 MB."""
+IDLE_SECONDS = 30.0
+"""An estimator that nobody used for so long ends: with numpy it takes 20 MB."""
 SHARE = 0.1
 """Of one processor, for learning."""
 SAVED_SECONDS = 1.0
