@@ -80,6 +80,14 @@ def test_the_scripts_of_pyenv_are_not_started_to_find_its_pythons(
     assert not (tmp_path / "started").exists()
 
 
+def test_a_path_that_leads_where_nothing_can_be_read_is_no_obstacle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", f"/{'x' * 300}/shims")  # as little to be read as another's home
+
+    assert PYTHON in pythons()
+
+
 def test_an_interpreter_that_uv_installed_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

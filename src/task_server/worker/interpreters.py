@@ -49,10 +49,16 @@ def _candidates(name: str) -> Iterator[Path]:
     if name == f"python3.{sys.version_info.minor}":
         yield Path(getattr(sys, "_base_executable", sys.executable))
     for folder in map(Path, os.environ.get("PATH", os.defpath).split(os.pathsep)):
-        if folder.name == "shims" and (folder.parent / "versions").is_dir():
+        if folder.name == "shims" and _is_folder(folder.parent / "versions"):
             yield from _of_pyenv(folder.parent, name)
         else:
             yield folder / name
+
+
+def _is_folder(path: Path) -> bool:
+    with contextlib.suppress(OSError):  # the PATH may lead into somebody else's home
+        return path.is_dir()
+    return False
 
 
 def _of_pyenv(root: Path, name: str) -> Iterator[Path]:
