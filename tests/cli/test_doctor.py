@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from task_server.cli import doctor
 from task_server.cli.application import run
 
 pytestmark = pytest.mark.e2e
@@ -38,6 +39,19 @@ def test_doctor_tries_the_sandbox_out(capsys: pytest.CaptureFixture[str]) -> Non
     assert found["a task tries to outlive its runner"]["found"] == "denied"
     assert found["a task works"]["found"] == "yes"
     assert "root" in found["layer: namespace"]["hint"]
+    assert "--network" in found["a task tries to connect"]["hint"]
+
+
+def test_hints_take_several_lines_rather_than_cut_what_they_are_about(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = "long " * 60 + "end"
+    monkeypatch.setattr(doctor, "_sandbox", lambda _: [doctor.Finding("layer", "missing", hint=hint)])
+
+    run(["doctor", "--worker"])
+
+    printed = capsys.readouterr().out
+    assert "missing" in printed and "long end" in " ".join(printed.split())
 
 
 def test_doctor_says_what_is_wrong_with_the_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,7 @@ _OF_A_WORKER = (
     *("readable", "writable", "runner_uids", "i_know_root_runners"),
 )
 
+_NETWORK = "what tasks reach is for --network of the worker to say"
 _INSTALLERS_NETWORK = "a worker that is root gives uv a network of its own"
 _FENCE = "uv can be kept from the worker's token on Linux 5.19 or newer with landlock"
 
@@ -163,4 +164,5 @@ def _probes(probes: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding("a task works", "ok", came)
         else:
             state: State = "ok" if came == "denied" else "open"
-            yield Finding(f"a task tries to {probe}", state, came)
+            hint = _NETWORK if probe == "connect" and state == "open" else ""
+            yield Finding(f"a task tries to {probe}", state, came, hint)

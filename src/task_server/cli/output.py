@@ -27,6 +27,9 @@ class Format(StrEnum):
 
 Output = Annotated[Format, typer.Option("-o", "--output", help="Form of the output.")]
 
+_FOLDED = ("found", "hint", "log")
+"""Columns that may take several lines, so that the others are not cut."""
+
 Row = Mapping[str, Any]
 
 
@@ -75,7 +78,7 @@ def rows_of(body: bytes, name: str) -> list[dict[str, Any]]:
 def _table(rows: Sequence[Row], columns: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column not in _FOLDED)
     for row in rows:
         table.add_row(*(Text(_cell(row.get(column))) for column in columns))
     return table
