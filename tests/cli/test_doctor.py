@@ -46,7 +46,9 @@ def test_hints_take_several_lines_rather_than_cut_what_they_are_about(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hint = "long " * 60 + "end"
-    monkeypatch.setattr(doctor, "_sandbox", lambda _: [doctor.Finding("layer", "missing", hint=hint)])
+    monkeypatch.setattr(
+        doctor, "_sandbox", lambda _: [doctor.Finding("layer", "missing", hint=hint)]
+    )
 
     run(["doctor", "--worker"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,7 @@ async def test_a_refresh_of_nothing_or_of_something_else_is_refused(
     assert (await app.ask("POST", "/v1/environments/refresh", "[1]")).status in (400, 422)
 
 
+NEWER = f"3.{sys.version_info.minor + 2}"
 SCRIPT = '# /// script\n# requires-python = "{python}"\n# dependencies = ["other"]\n# ///\n'
 
 
@@ -145,6 +147,7 @@ async def test_packages_requirements_and_a_script_go_together(app: App) -> None:
     [
         ({"script": SCRIPT.format(python="==3.13.*")}, "3.13"),
         ({"script": SCRIPT.format(python="<3.10")}, "3.9"),
+        ({"script": SCRIPT.format(python=f">={NEWER}")}, NEWER),
         ({"script": SCRIPT.format(python=">=3.9"), "python": "3.12"}, "3.12"),
     ],
 )

@@ -24,8 +24,8 @@ from task_server.server.service.uploads import OwnUploads
 
 T = TypeVar("T")
 
-_MINORS = range(14, 8, -1)
-"""Minor versions of Python 3 that a script's `requires-python` may lead to, best first."""
+_MINORS = range(9, 30)
+"""Minor versions of Python 3 that a script's `requires-python` may lead to."""
 
 
 class Installs(Struct, frozen=True):
@@ -108,9 +108,9 @@ def _python(task: Task, script: Script, default: str) -> str:
         asked = by_value.python
     if asked is not None:
         return _fitting(check_python(asked), script)
-    if _fits(default, script):
-        return default
-    for minor in _MINORS:
+    # The server's own, else the nearest that is newer: `>=3.13` is what its author has.
+    own = int(default.partition(".")[2])
+    for minor in sorted(_MINORS, key=lambda minor: (minor < own, abs(minor - own))):
         if _fits(f"3.{minor}", script):
             return f"3.{minor}"
     raise BadRequirement("script", f"no Python is {script.requires_python}")
