@@ -15,7 +15,7 @@ from task_server.settings import WorkerSettings
 from task_server.worker import process_tree
 from task_server.worker.calls import Outcome
 from task_server.worker.indexes import Indexes
-from task_server.worker.sandbox.choice import Machine, SandboxTooWeak, choose, wishes_of
+from task_server.worker.sandbox.choice import choose, wishes_of
 from task_server.worker.sandbox.relay import Relay
 from tests.environments.small_index import SmallIndex, small_index
 from tests.folders import let_others_enter
@@ -130,26 +130,6 @@ async def test_the_way_ends_with_the_runner(bench: Bench, index: SmallIndex) -> 
             return
         await asyncio.sleep(0.01)
     pytest.fail(f"left open: {open_files() - before}")
-
-
-@pytest.mark.parametrize(
-    ("highest", "machine", "why"),
-    [
-        (2, MACHINE, "--max-sandbox 2 does without"),
-        (4, msgspec.structs.replace(MACHINE, namespaces=False), "this worker cannot give"),
-    ],
-    ids=["told so", "cannot"],
-)
-async def test_a_worker_that_cannot_hold_tasks_to_it_does_not_start(
-    tmp_path: Path, highest: int, machine: Machine, why: str
-) -> None:
-    with pytest.raises(SandboxTooWeak, match=f"--network index-only cannot be held here: {why}"):
-        await choose(
-            wishes_of(settings(highest=highest), tmp_path),
-            interpreter=INTERPRETER,
-            directory=tmp_path,
-            machine=machine,
-        )
 
 
 async def test_a_runner_that_could_not_be_held_to_it_is_not_started(tmp_path: Path) -> None:

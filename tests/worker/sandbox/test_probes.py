@@ -123,19 +123,22 @@ async def test_a_sandbox_that_is_too_weak_is_refused_and_says_what_to_do(folder:
 
 
 @pytest.mark.parametrize(
-    ("highest", "machine", "why"),
+    ("network", "highest", "lack", "why"),
     [
-        (0, MACHINE, "--max-sandbox 0 refuses tasks no system calls"),
-        (4, msgspec.structs.replace(MACHINE, seccomp=False), "this worker cannot refuse"),
+        ("none", 0, {}, "--max-sandbox 0 refuses tasks no system calls"),
+        ("none", 4, {"seccomp": False}, "this worker cannot refuse"),
+        ("index-only", 2, {}, "--max-sandbox 2 does without"),
+        ("index-only", 4, {"namespaces": False}, "this worker cannot give"),
     ],
-    ids=["told so", "cannot"],
 )
-async def test_a_worker_that_cannot_keep_tasks_from_the_network_does_not_start(
-    folder: Path, highest: int, machine: Machine, why: str
+async def test_a_worker_that_cannot_hold_tasks_to_its_network_does_not_start(
+    folder: Path, network: Network, highest: int, lack: dict[str, bool], why: str
 ) -> None:
-    with pytest.raises(SandboxTooWeak, match=f"--network none cannot be held here: {why}"):
+    machine = msgspec.structs.replace(MACHINE, **{"seccomp": True, "namespaces": True, **lack})
+
+    with pytest.raises(SandboxTooWeak, match=f"--network {network} cannot be held here: {why}"):
         await choose(
-            wishes(folder, network="none", max_sandbox=highest),
+            wishes(folder, network=network, max_sandbox=highest),
             interpreter=PYTHON,
             directory=folder,
             machine=machine,
