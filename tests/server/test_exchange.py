@@ -1,0 +1,52 @@
+"""Exchanges over HTTP: until when they park."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from task_server.server.api.exchange import TOGETHER_SECONDS
+from task_server.store.sessions import ExchangeRequest, ExchangeResult
+from tests.server.asgi import App, application
+from tests.server.working import joined
+
+
+async def parked_until(app: App, waits: list[float], *, now: float) -> list[float]:
+    """Until when exchanges would park that are willing to wait so long, all of them now."""
+    worker = await joined(app)
+    asked: list[ExchangeRequest] = []
+
+    async def exchange(request: ExchangeRequest) -> ExchangeResult:
+        asked.append(request)
+        return ExchangeResult([], [], [])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(app.state.store, "exchange", exchange)
+        patch.setattr(app.state, "clock", lambda: now)
+        for wait in waits:
+            await worker.exchange(wait=wait)
+    return [request.wait_until for request in asked]
+
+
+async def test_long_parked_exchanges_that_end_at_about_the_same_time_end_at_once(
+    tmp_path: Path,
+) -> None:
+    now = 1_700_000_000.125
+    waits = [16.0, 16.1, 18.0, 20.0]
+
+    async with application(tmp_path) as app:
+        until = await parked_until(app, waits, now=now)
+
+    assert until[0] == until[1]
+    for each, wait in zip(until, waits, strict=True):
+        assert now + wait - TOGETHER_SECONDS < each <= now + wait
+
+
+async def test_an_exchange_that_waits_shortly_waits_as_long_as_it_said(tmp_path: Path) -> None:
+    now = 1_700_000_000.125
+
+    async with application(tmp_path) as app:
+        until = await parked_until(app, [0.0, 0.5, 4.0], now=now)
+
+    assert until == [now, now + 0.5, now + 4.0]
