@@ -188,6 +188,20 @@ GUARDS = [
         f"{_TWO} -k leader",
     ),
     _guard(
+        "servers",
+        "leases run out because a server that was killed seems to live",
+        "            self._doubted = await self._others(connection)\n",
+        "            pass\n",
+        "tests/store/postgres/test_servers.py -k follows",
+    ),
+    _guard(
+        "servers",
+        "leases run out before it is known whether anybody could renew",
+        " and not self._doubted\n",
+        "\n",
+        "tests/store/postgres/test_servers.py -k known",
+    ),
+    _guard(
         "lazily",
         "an owner is lifted once by each server",
         "        await group.execute(_LIFT, *columns(lifted))\n",

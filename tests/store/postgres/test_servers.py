@@ -67,6 +67,8 @@ async def test_servers_that_start_at_once_get_different_numbers(fleet: Fleet) ->
 async def test_one_of_them_leads(fleet: Fleet) -> None:
     servers = await asyncio.gather(*[fleet.start() for _ in range(3)])
 
+    await until(lambda: any(each.leads for each in servers))
+    await asyncio.sleep(2 * module.RENEW_SECONDS)
     assert sum(each.leads for each in servers) == 1
 
 
@@ -148,6 +150,41 @@ async def test_only_a_server_that_starts_alone_gives_new_terms(fleet: Fleet) -> 
     assert first.take_new_terms() == 0.0
     assert second.take_new_terms() is None
     assert first.take_new_terms() is None
+
+
+async def test_a_server_that_follows_a_killed_one_at_once_gives_new_terms(fleet: Fleet) -> None:
+    first = await fleet.start()
+    await first.abandon()
+
+    second, third = await fleet.start(), await fleet.start()
+
+    assert second.number == 2 and second.has_others
+    terms: list[float | None] = []
+    await until(lambda: terms.append(second.take_new_terms()) or second.leads or third.leads)
+    assert 0.0 in terms, "before any lease can run out"
+
+
+async def test_nobody_leads_before_it_is_known_who_lived(fleet: Fleet) -> None:
+    first, second = await fleet.start(), await fleet.start()
+    await second.abandon()
+    await first.close()
+
+    third = await fleet.start()
+
+    assert not third.leads
+    await until(lambda: third.leads)
+    assert third.take_new_terms() == 0.0
+
+
+async def test_a_server_that_joins_living_ones_gives_no_new_terms(fleet: Fleet) -> None:
+    first = await fleet.start()
+    second = await fleet.start()
+
+    await until(lambda: not second._doubted)  # the first has renewed since
+    await first.close()
+
+    await until(lambda: second.leads)
+    assert second.take_new_terms() is None
 
 
 async def test_a_database_that_was_restarted_gives_new_terms(fleet: Fleet) -> None:

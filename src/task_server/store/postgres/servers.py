@@ -54,6 +54,7 @@ _RENEW = f"""
 UPDATE servers SET alive_until = {_NOW} + $3 WHERE server = $1 AND name = $2
 RETURNING {_NOW}, extract(epoch FROM pg_postmaster_start_time())::float8,
   EXISTS (SELECT FROM servers o WHERE o.server <> $1 AND o.alive_until > {_NOW})"""
+_OTHERS = f"SELECT name, alive_until FROM servers WHERE server <> $1 AND alive_until > {_NOW}"
 _LEAD = f"""
 INSERT INTO leader (name, server, until) VALUES ('{UPKEEP}', $1, {_NOW} + $2)
 ON CONFLICT (name) DO UPDATE SET server = excluded.server, until = excluded.until
@@ -93,6 +94,8 @@ class Servers:
         self._held_until = 0.0
         self._leads_until = 0.0
         self._new_terms: float | None = None
+        self._doubted: dict[str, float] = {}
+        """Servers that seemed to live when this one came, and until when: they may be dead."""
         self._offset: float | None = None
         self._started_at: float | None = None
         self._loop: asyncio.Task[None] | None = None
@@ -107,7 +110,8 @@ class Servers:
     @property
     def leads(self) -> bool:
         """Whether upkeep is this server's: at most one, but for a moment."""
-        return self.is_held and self.is_reachable and time.monotonic() < self._leads_until
+        may = self.is_held and self.is_reachable and not self._doubted
+        return may and time.monotonic() < self._leads_until
 
     def patience(self) -> float:
         """How many seconds work is worth trying again, should the database be away."""
@@ -143,6 +147,8 @@ class Servers:
         # Alone: whoever works here could not renew while there was no server.
         if not self.has_others:
             self._new_terms = 0.0
+        else:
+            self._doubted = await self._others(connection)
         log.info("this is server %d of its database", self.number)
         self._loop = asyncio.ensure_future(self._keep())
         return self.number
@@ -212,7 +218,24 @@ class Servers:
             self._new_terms = self._new_terms or 0.0
         if not self.is_reachable:
             log.info("the database can be reached again")
+        if self._doubted:
+            self._judge(await self._others(connection), now)
         self.is_reachable = True
+
+    async def _others(self, connection: Connection) -> dict[str, float]:
+        return dict(await connection.fetch(_OTHERS, self.number))
+
+    def _judge(self, others: dict[str, float], now: float) -> None:
+        """Those who were here before this one: do they live, or did all of them die before?
+
+        Until that is known nothing runs out: nobody could renew while no server lived.
+        """
+        left = {name: others.get(name, 0.0) for name in self._doubted}
+        if any(until > self._doubted[name] for name, until in left.items()):
+            self._doubted = {}
+        elif all(until < now + TERM_SECONDS - LEAD_SECONDS for until in left.values()):
+            self._doubted = {}
+            self._new_terms = self._new_terms or 0.0
 
     def _notice(self, now: float, started_at: float) -> None:
         """The database's clock, and whether it is another one than a moment ago."""
