@@ -52,14 +52,29 @@ class Server:
 
     async def sent(self, data: bytes, *, ends: bool = False) -> Reply:
         """What comes back for these bytes, after which we close our side if it `ends`."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        try:
+        async with self._connected() as (reader, writer):
             with contextlib.suppress(OSError):  # it need not read what it refuses
                 writer.write(data.replace(b"TOKEN\r\n", self.token))
                 await writer.drain()
                 if ends:
                     writer.write_eof()
             return await asyncio.wait_for(_reply(reader), SECONDS)
+
+    async def told_to_go_on(self, head: bytes, body: bytes) -> tuple[bytes, Reply]:
+        """What comes back for a head, and then for the body that follows once that is there."""
+        async with self._connected() as (reader, writer):
+            writer.write(head.replace(b"TOKEN\r\n", self.token))
+            first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SECONDS)
+            writer.write(body)
+            return first, await asyncio.wait_for(_reply(reader), SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def _connected(
+        self,
+    ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            yield reader, writer
         finally:
             writer.close()
             with contextlib.suppress(OSError):
@@ -237,10 +252,15 @@ async def test_a_body_without_a_length_is_400(server: Server, path: str) -> None
     await refused(server, head + b"\r\n", 400, 411)
 
 
-async def test_a_body_that_breaks_off_is_400_or_the_end(server: Server) -> None:
-    head = SUBMIT + HOST + b"TOKEN\r\n" + TYPE + b"Content-Length: %d\r\n\r\n" % len(TASK)
+@pytest.mark.parametrize("path", ["/user/submit_task", "/v1/tasks", "/v1/estimates"])
+@pytest.mark.parametrize("sent", [0, 1, len(TASK) // 2, len(TASK) - 1])
+async def test_a_body_that_breaks_off_is_400_or_the_end(
+    server: Server, path: str, sent: int
+) -> None:
+    head = f"POST {path} HTTP/1.1\r\n".encode() + HOST + b"TOKEN\r\n" + TYPE
+    data = head + b"Content-Length: %d\r\n\r\n" % len(TASK) + TASK[:sent]
 
-    await refused(server, head + TASK[:-1], 400, CLOSED, ends=True)
+    await refused(server, data, 400, CLOSED, ends=True)
 
 
 @pytest.mark.parametrize("stated", ["a length", "chunks"])
@@ -294,6 +314,8 @@ TAKEN = {
     "an extension of chunks": (b"", CHUNKED + b"\r\n23;a=b\r\n" + TASK + b"\r\n0\r\n\r\n"),
     "trailers": (b"", CHUNKED + b"\r\n23\r\n" + TASK + b"\r\n0\r\nx: y\r\n\r\n"),
     "an unknown Expect": (b"", b"Expect: wonders\r\nContent-Length: 35\r\n\r\n" + TASK),
+    "an empty Expect": (b"", b"Expect:\r\nContent-Length: 35\r\n\r\n" + TASK),
+    "two of Expect": (b"", b"Expect: a\r\nExpect: b\r\nContent-Length: 35\r\n\r\n" + TASK),
     "a header twice": (b"", b"Accept: a\r\nAccept: b\r\nContent-Length: 35\r\n\r\n" + TASK),
 }
 
@@ -307,6 +329,15 @@ async def test_odd_requests_that_are_right_are_taken(server: Server, name: str) 
 
     assert reply.status == 200, reply
     assert json.loads(reply.body)["sucsess"] is True
+
+
+async def test_who_asks_whether_to_go_on_is_told_to(server: Server) -> None:
+    asks = b"Expect: 100-continue\r\nContent-Length: 35\r\n\r\n"
+
+    first, then = await server.told_to_go_on(SUBMIT + HOST + b"TOKEN\r\n" + TYPE + asks, TASK)
+
+    assert first.startswith(b"HTTP/1.1 100 ")
+    assert then.status == 200 and json.loads(then.body)["sucsess"] is True
 
 
 async def test_http_1_0_needs_no_host(server: Server) -> None:
