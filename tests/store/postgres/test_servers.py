@@ -160,7 +160,12 @@ async def test_a_server_that_follows_a_killed_one_at_once_gives_new_terms(fleet:
 
     assert second.number == 2 and second.has_others
     terms: list[float | None] = []
-    await until(lambda: terms.append(second.take_new_terms()) or second.leads or third.leads)
+
+    def may_end_leases() -> bool:
+        terms.append(second.take_new_terms())
+        return second.leads or third.leads
+
+    await until(may_end_leases)
     assert 0.0 in terms, "before any lease can run out"
 
 

@@ -223,7 +223,8 @@ class Servers:
         self.is_reachable = True
 
     async def _others(self, connection: Connection) -> dict[str, float]:
-        return dict(await connection.fetch(_OTHERS, self.number))
+        rows = await connection.fetch(_OTHERS, self.number)
+        return {row["name"]: row["alive_until"] for row in rows}
 
     def _judge(self, others: dict[str, float], now: float) -> None:
         """Those who were here before this one: do they live, or did all of them die before?
