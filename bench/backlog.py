@@ -177,6 +177,8 @@ async def _measure_snapshot(asked: argparse.Namespace, held: Database, free: Dat
 async def _measure_restart(asked: argparse.Namespace, long: Database, empty: Database) -> None:
     await _fill(long, asked.rows)
     await _fill(empty, asked.rounds + 1)
+    if asked.spread:
+        long.spread()
     seconds: tuple[list[tuple[float, float]], ...] = ([], [])
     with tempfile.TemporaryDirectory(prefix="task-server-bench-") as folder:
         for _ in range(asked.rounds + 1):

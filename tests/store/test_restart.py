@@ -60,6 +60,25 @@ async def test_a_clock_that_was_set_gives_every_lease_a_term(world: World) -> No
     assert [await world.state(each) for each in (first, second)] == ["delayed"] * 2
 
 
+@pytest.mark.parametrize("is_delayed", [False, True])
+async def test_what_waited_goes_first_when_the_clock_was_set_back_meanwhile(
+    world: World, is_delayed: bool
+) -> None:
+    run_after = world.clock.now + 1000 if is_delayed else None
+    waiting = (await world.submit(new_task(run_after=run_after))).ids
+    if is_delayed:  # that somebody joined is all that is known of the time since
+        await world.advance(5000)
+        await world.worker()
+    world.clock.advance(-3000)
+    await world.restart()
+    await world.store.expire()
+
+    later = (await world.submit()).ids
+
+    dealt = await (await world.worker()).take(2)
+    assert [each.id for each in dealt] == [*waiting, *later]
+
+
 async def test_sessions_go_on_after_a_restart(world: World) -> None:
     worker = await world.worker()
     await worker.exchange()

@@ -40,15 +40,22 @@ GUARDS = [
     _guard(
         "store/sqlite/restart.py",
         "new tasks pass those from before the clock was set back",
-        "    _bring_back_queue(memory, now=now)\n",
+        "        _bring_back_queue(memory, now=group.now)\n",
         "",
         _CLOCK,
     ),
     _guard(
         "store/sqlite/restart.py",
         "a clock set back while the server was away",
-        "    _bring_back(memory, now=now)\n    _extend_plain",
-        "    _extend_plain",
+        "    _bring_back(memory, now=now)\n    if",
+        "    if",
+        _CLOCK,
+    ),
+    _guard(
+        "store/sqlite/restart.py",
+        "new tasks pass those from before the clock was set back while the server was away",
+        "        _bring_back_queue(memory, now=now)\n",
+        "        pass\n",
         _CLOCK,
     ),
     _guard(

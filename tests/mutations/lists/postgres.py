@@ -188,6 +188,13 @@ GUARDS = [
         f"{_TWO} -k leader",
     ),
     _guard(
+        "clock",
+        "new tasks pass those from before the clock was set back",
+        "by < 0 or (latest or 0.0) > now",
+        "by < 0",
+        "tests/store/test_restart.py -k postgres",
+    ),
+    _guard(
         "servers",
         "leases run out because a server that was killed seems to live",
         "            self._doubted = await self._others(connection)\n",

@@ -37,6 +37,10 @@ UPDATE task_extras SET delayed_until = $1
  WHERE delayed_until > $1 AND delayed_until IS DISTINCT FROM run_after"""
 _LOCKS_BACK = "UPDATE environment_requests SET try_at = $1 WHERE state = 0 AND try_at > $2"
 _BROKEN_BACK = "UPDATE worker_environments SET broken_until = $1 WHERE broken_until > $1"
+_LATEST = """
+SELECT greatest((SELECT max(alive_until) FROM sessions) - $1::float8,
+                (SELECT submitted_at FROM tasks ORDER BY number DESC LIMIT 1))"""
+# Reads each task that is not due yet.
 _QUEUE_BACK = """
 UPDATE tasks t SET due_at = due_at - (ready_at - $1), ready_at = $1
  WHERE state = 0 AND lane IN (SELECT lane FROM lanes) AND due_at > $1 AND ready_at > $1"""
@@ -49,12 +53,16 @@ async def extend_leases(group: Group, *, by: float) -> None:
     """
     group.is_durable = True
     now, until = group.now, group.now + group.lease_seconds
+    latest = await group.connection.fetchval(_LATEST, group.lease_seconds)
     await group.execute(_SESSIONS, until)
     if by > 0:
         await group.execute(_AHEAD, by, now - by / 2)
     elif by < 0:
         await group.execute(_BACK, by, now)
     await _bring_back(group, now)
+    # What waited before the clock was set back stays ahead of what comes now.
+    if (by < 0 or (latest or 0.0) > now) and await group.execute(_QUEUE_BACK, now):
+        group.on_commit.append(group.memory.hints.clear)
     await group.execute(_PLAIN, until)
 
 
@@ -65,9 +73,6 @@ async def _bring_back(group: Group, now: float) -> None:
     await group.execute(_LOCKS_BACK, now, now + LONGEST_LOCK_WAIT)
     longest = now + group.policy.exclusion_seconds
     await group.execute(_BROKEN_BACK, longest)
-    # What waited before the clock was set back stays ahead of what comes now.
-    if await group.execute(_QUEUE_BACK, now):
-        group.on_commit.append(group.memory.hints.clear)
     memory = group.memory
     group.on_commit.append(
         lambda: memory.broken.update(
