@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
 import sqlite3
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,8 +16,10 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
+from task_server.server import http
 from task_server.server.administration import create_token
 from task_server.server.app import running
+from task_server.server.request import Request
 from task_server.server.routing import Edge
 from task_server.server.state import State
 from task_server.settings import ServerSettings
@@ -95,7 +97,7 @@ class App:
         pieces: Iterable[bytes] | None = None,
         host: str | None = "127.0.0.1",
     ) -> Reply:
-        """Send a request as uvicorn would hand it over.
+        """Send a request as a connection would hand it over.
 
         `body` that is neither text nor bytes goes as JSON; `pieces` come one by one instead.
         """
@@ -112,7 +114,7 @@ class App:
             given.append(("authorization", f"Bearer {self.tokens.get(token, token)}"))
         if pieces is None and "content-length" not in names:
             given.append(("content-length", str(len(body))))
-        reply = await self._send(_scope(method, target, given), whole)
+        reply = await self.send(request_of(method, target, given), whole)
         if reply.status >= 400 and method != "HEAD":
             check_refusal(target, reply)
         return reply
@@ -129,7 +131,7 @@ class App:
         whole = body if isinstance(body, bytes) else json.dumps(body).encode()
         given = [*headers.items(), ("host", "127.0.0.1"), ("content-length", str(len(whole)))]
         given.append(("authorization", f"Bearer {self.tokens['user']}"))
-        reply = await self._send(_scope(method, target, given), [whole])
+        reply = await self.send(request_of(method, target, given), [whole])
         assert _LEAKS.search(reply.body.decode()) is None, reply.body
         return reply
 
@@ -144,41 +146,34 @@ class App:
         """Have a reply's pieces taken as they come, until its end; gives its status."""
         given = [*headers, ("host", "127.0.0.1")]
         given.append(("authorization", f"Bearer {self.tokens[token]}"))
-        status = 0
+        reply = await self.edge(request_of("GET", target, given))
+        async for piece in pieces_of(reply):
+            take(piece)
+        return reply.status
 
-        async def receive() -> dict[str, Any]:
-            await asyncio.Event().wait()
-            raise AssertionError
+    async def send(self, request: Request, whole: list[bytes]) -> Reply:
+        """Have it answered; the body comes piece by piece, as it is read."""
+        left = deque(whole)
 
-        async def send(message: Any) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            take(message.get("body", b""))
+        def come() -> None:
+            if left:
+                request.add(left.popleft())
+            if not left:
+                request.complete()
 
-        await self.edge(_scope("GET", target, given), receive, send)
-        return status
-
-    async def _send(self, scope: dict[str, Any], whole: list[bytes]) -> Reply:
-        sent: list[dict[str, Any]] = []
-        read = 0
-
-        async def receive() -> dict[str, Any]:
-            nonlocal read
-            if read == len(whole):
-                await asyncio.Event().wait()
-            read += 1
-            more = read < len(whole)
-            return {"type": "http.request", "body": whole[read - 1], "more_body": more}
-
-        async def send(message: Any) -> None:
-            sent.append(message)
-
+        request.on_read = come
+        come()
         begun = time.process_time()  # of the processor: other programs may crowd the machine
-        await self.edge(scope, receive, send)
+        reply = await self.edge(request)
+        pieces = [piece async for piece in pieces_of(reply)]
+        body = b"" if request.method == "HEAD" else b"".join(pieces)
         seconds = time.process_time() - begun
-        headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        body = b"".join(message["body"] for message in sent[1:])
-        return Reply(sent[0]["status"], headers, body, seconds, read)
+        headers = {name.decode(): value.decode() for name, value in reply.headers}
+        headers["content-type"] = reply.content_type.decode()
+        if reply.size is not None:
+            headers["content-length"] = str(reply.size)
+        read = len(whole) - len(left) - bool(request.waiting_bytes)
+        return Reply(reply.status, headers, body, seconds, read)
 
     async def refused(
         self, status: int, method: str, target: str, *args: Any, **more: Any
@@ -191,25 +186,27 @@ class App:
         return reply
 
 
-def _scope(method: str, target: str, headers: list[tuple[str, str]]) -> dict[str, Any]:
+def request_of(method: str, target: str, headers: list[tuple[str, str]]) -> Request:
+    """A request whose body has not come."""
     path, _, query = target.partition("?")
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "server": ("127.0.0.1", 8900),
-        "client": ("127.0.0.1", 50000),
-        "scheme": "http",
-        "method": method,
-        "root_path": "",
-        "path": unquote(path),
-        "raw_path": path.encode(),
-        "query_string": query.encode(),
-        "headers": [
-            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers
-        ],
-        "state": {},
-    }
+    fields: dict[bytes, bytes] = {}
+    repeated = []
+    for name, value in headers:
+        header = (name.lower().encode("latin-1"), value.encode("latin-1"))
+        if header[0] in fields:
+            repeated.append(header)
+        else:
+            fields[header[0]] = header[1]
+    return Request(method, unquote(path), query.encode(), fields, repeated)
+
+
+async def pieces_of(reply: http.Reply) -> AsyncIterator[bytes]:
+    """Its body."""
+    if isinstance(reply.body, bytes):
+        yield reply.body
+        return
+    async for piece in reply.body:
+        yield piece
 
 
 def check_refusal(target: str, reply: Reply) -> None:

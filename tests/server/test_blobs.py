@@ -13,7 +13,8 @@ import pytest
 from task_server.server.access import Caller
 from task_server.server.api.blobs import reply_with
 from task_server.server.bodies import Bodies
-from task_server.server.http import DEPARTURE, JSON, Call, Departure, Disconnected
+from task_server.server.http import JSON, Call
+from task_server.server.request import Departure, Disconnected, Request
 from task_server.store.blobs import OpenBlob, name_of
 from tests.server.asgi import App, application
 
@@ -143,11 +144,8 @@ async def test_a_blob_is_read_no_further_when_its_reader_has_gone() -> None:
         finally:
             is_closed = True
 
-    async def receive() -> dict[str, str]:
-        raise AssertionError("the body was read before")
-
-    scope = {"headers": [], "extensions": {DEPARTURE: departure}}
-    call = Call(scope, receive, Caller("user", 1, 1), Bodies(2**20))
+    request = Request("GET", "/", departure=departure)
+    call = Call(request, Caller("user", 1, 1), Bodies(2**20))
     reply = reply_with(call, OpenBlob(5000, pieces()), content_type=JSON)
     assert not isinstance(reply.body, bytes)
 

@@ -10,7 +10,8 @@ import pytest
 from task_server.errors import Unavailable
 from task_server.server.access import Caller
 from task_server.server.bodies import FREE_BYTES, Bodies
-from task_server.server.http import Call, Message
+from task_server.server.http import Call
+from task_server.server.request import Request
 from tests.server.asgi import application
 
 MIB = 2**20
@@ -77,13 +78,17 @@ async def test_one_body_alone_always_has_room() -> None:
 
 def call_of(pieces: list[bytes], bodies: Bodies, *, length: int | None = None) -> Call:
     left = iter(pieces)
+    fields = {} if length is None else {b"content-length": str(length).encode()}
+    request = Request("POST", "/", b"", fields)
 
-    async def receive() -> Message:
-        body = next(left)
-        return {"type": "http.request", "body": body, "more_body": body is not pieces[-1]}
+    def come() -> None:
+        piece = next(left)
+        request.add(piece)
+        if piece is pieces[-1]:
+            request.complete()
 
-    headers = [] if length is None else [(b"content-length", str(length).encode())]
-    return Call({"headers": headers}, receive, Caller("user", 1, 1), bodies)
+    request.on_read = come
+    return Call(request, Caller("user", 1, 1), bodies)
 
 
 @pytest.mark.parametrize("is_stated", [True, False])

@@ -13,11 +13,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-import uvicorn
 from msgspec import Struct
-from uvicorn.server import ServerState
 
-from task_server.server.receipt import PunctualProtocol
+from task_server.server.connection import Connection
 from tests.server.asgi import App, application
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -93,19 +91,15 @@ async def _reply(reader: asyncio.StreamReader) -> Reply:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
     async with application(tmp_path_factory.mktemp("data")) as app:
-        config = uvicorn.Config(
-            app.edge, http=PunctualProtocol, ws="none", lifespan="off", log_config=None
-        )
-        config.load()
-        state = ServerState()
+        connections: set[Connection] = set()
         listener = await asyncio.get_running_loop().create_server(
-            lambda: PunctualProtocol(config, state, {}), "127.0.0.1", 0
+            lambda: Connection(app.edge, connections), "127.0.0.1", 0
         )
         server = Server(app, listener.sockets[0].getsockname()[1])
         yield server
         assert (await server.sent(LOOK + HOST + b"\r\n")).status == 200
-        for connection in list(state.connections):
-            connection.shutdown()
+        for connection in list(connections):
+            connection.stop()
         listener.close()
 
 

@@ -7,37 +7,31 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import pytest
-import uvicorn
-from uvicorn.server import ServerState
 
+from task_server.server import connection
 from task_server.server.access import Caller
 from task_server.server.bodies import Bodies
-from task_server.server.http import Call, Disconnected, Message, Receive, Scope, Send
-from task_server.server.receipt import (
-    MAXIMUM_HEADER_BYTES,
-    MAXIMUM_TARGET_BYTES,
-    PunctualProtocol,
-)
+from task_server.server.connection import Connection
+from task_server.server.heads import MAXIMUM_HEADER_BYTES, MAXIMUM_TARGET_BYTES
+from task_server.server.http import Call, Reply
+from task_server.server.receipt import Times
+from task_server.server.request import Disconnected, Request
 
 WAIT_SECONDS = 10.0
 HEAD = b"POST /x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
 GET = b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class Quick(PunctualProtocol):
-    """Waits less long than the real one."""
-
-    header_seconds = 0.3
-    body_seconds = 0.3
-    bytes_per_second = 100_000
+QUICK = Times(headers=0.3, body=0.3, bytes_per_second=100_000, rest=2.0)
+"""Waits less long than the real ones."""
 
 
 class Place:
-    """An application that reads what it is sent, and how it went."""
+    """What reads all that it is sent, and how it went."""
 
     def __init__(self) -> None:
         self.port = 0
-        self.state = ServerState()
+        self.connections: set[Connection] = set()
         self._writers: list[asyncio.StreamWriter] = []
         self.bodies: list[int] = []
         self.gone = 0
@@ -45,24 +39,21 @@ class Place:
         self.may_read.set()
         self.serve = self.read
 
-    async def application(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.serve(scope, receive, send)
+    async def answer(self, request: Request) -> Reply:
+        return await self.serve(request)
 
-    async def read(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
-        while True:
+    async def read(self, request: Request) -> Reply:
+        size, has_more = 0, True
+        while has_more:
             await self.may_read.wait()
-            message: Message = await receive()
-            if message["type"] == "http.disconnect":
+            try:
+                piece, has_more = await request.read()
+            except Disconnected:
                 self.gone += 1
-                return
-            size += len(message["body"])
-            if not message.get("more_body"):
-                break
+                raise
+            size += len(piece)
         self.bodies.append(size)
-        headers = [(b"content-length", b"4")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b"fine"})
+        return Reply(b"fine")
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -75,20 +66,16 @@ class Place:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
-        while self.state.connections:  # noqa: ASYNC110  # uvicorn tells nobody
+        while self.connections:  # noqa: ASYNC110  # they tell nobody
             await asyncio.sleep(0.01)
 
 
 @pytest.fixture
 async def place() -> AsyncIterator[Place]:
     place = Place()
-    config = uvicorn.Config(
-        place.application, interface="asgi3", http=Quick, ws="none", lifespan="off", log_config=None
-    )
-    config.load()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: Quick(config, place.state, {}), "127.0.0.1", 0, backlog=1000
+        lambda: Connection(place.answer, place.connections, QUICK), "127.0.0.1", 0, backlog=1000
     )
     place.port = server.sockets[0].getsockname()[1]
     yield place
@@ -158,11 +145,14 @@ async def test_a_large_body_that_keeps_its_pace_may_take_longer(place: Place) ->
     assert place.bodies == [100_000]
 
 
-async def test_a_server_that_does_not_read_blames_no_client(place: Place) -> None:
+async def test_a_server_that_does_not_read_blames_no_client(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "AHEAD_BYTES", 1 << 15)
     reader, writer = await place.connect()
     place.may_read.clear()
     writer.write(HEAD + b"x" * 99_000)
-    await asyncio.sleep(2 * (Quick.body_seconds + 1.0))
+    await asyncio.sleep(2 * (QUICK.body + 1.0))
     place.may_read.set()
     writer.write(b"x" * 1000)
 
@@ -174,7 +164,7 @@ async def test_a_reply_that_takes_long_is_not_cut_off(place: Place) -> None:
     reader, writer = await place.connect()
     place.may_read.clear()
     writer.write(GET)
-    await asyncio.sleep(3 * Quick.header_seconds)
+    await asyncio.sleep(3 * QUICK.headers)
     place.may_read.set()
 
     assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
@@ -185,7 +175,7 @@ async def test_a_connection_may_rest_between_requests(place: Place) -> None:
     for _ in range(2):
         writer.write(GET)
         assert (await reader.readuntil(b"fine")).startswith(b"HTTP/1.1 200 ")
-        await asyncio.sleep(2 * Quick.header_seconds)
+        await asyncio.sleep(2 * QUICK.headers)
 
     assert not reader.at_eof()
 
@@ -251,15 +241,18 @@ async def test_heads_up_to_the_limits_are_taken_many_at_once_too(place: Place) -
 async def test_who_waits_is_told_that_the_client_has_gone(place: Place, size: int) -> None:
     waits, awaited = asyncio.Event(), asyncio.get_running_loop().create_future()
 
-    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
-        call = Call(scope, receive, Caller("user", 1, 1), Bodies(2**24))
+    async def wait(request: Request) -> Reply:
+        call = Call(request, Caller("user", 1, 1), Bodies(2**24))
         place.bodies.append(len(await call.body(2**24)))
         waits.set()
         try:
             await call.wait(awaited)
         except Disconnected:
             place.gone += 1
-        call.end()
+            raise
+        finally:
+            call.end()
+        return Reply(b"")
 
     place.serve = wait
     _, writer = await place.connect()

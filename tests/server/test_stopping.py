@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server import asgi
-from tests.server.asgi import App, Reply, application
+from tests.server.asgi import App, Reply, application, request_of
 from tests.server.working import joined
 
 
@@ -25,7 +24,7 @@ async def post(app: App, path: str) -> Reply:
         ("authorization", f"Bearer {app.tokens['user']}"),
         ("host", "127.0.0.1"),
     ]
-    return await app._send(asgi._scope("POST", path, headers), [b'{"function": "pow"}'])
+    return await app.send(request_of("POST", path, headers), [b'{"function": "pow"}'])
 
 
 @pytest.mark.parametrize("path", ["/v1/tasks", "/user/submit_task", "/v1/batches"])

@@ -45,28 +45,27 @@ class Access:
 
     async def admit(
         self,
-        headers: list[tuple[bytes, bytes]],
+        authorization: bytes | None,
         kinds: frozenset[str],
         *,
         takes_basic: bool = False,
     ) -> Caller:
-        """The caller of a request. Raises Unauthorized, or Forbidden for another kind.
+        """The caller of a request with this one header. Raises Unauthorized, or Forbidden.
 
         With `takes_basic` the token may also be a password, whatever the user's name.
         """
         if self._everyone is not None:
             return self._everyone
-        caller = await self._verify(_as_bearer(headers) if takes_basic else headers)
+        caller = await self._verify(_as_bearer(authorization) if takes_basic else authorization)
         if caller.kind not in kinds and caller.kind != "admin":
             wanted = " or ".join(sorted(kinds))
             raise Forbidden(f"this needs a token of kind {wanted}; yours is of kind {caller.kind}")
         return caller
 
-    async def _verify(self, headers: list[tuple[bytes, bytes]]) -> Caller:
-        values = [value for name, value in headers if name == b"authorization"]
-        if len(values) != 1 or not values[0].startswith(b"Bearer ") or len(values[0]) > 200:
+    async def _verify(self, authorization: bytes | None) -> Caller:
+        if not authorization or authorization[:7] != b"Bearer " or len(authorization) > 200:
             raise Unauthorized(_UNKNOWN)
-        digest = digest_of(values[0][7:].decode("latin-1"))
+        digest = digest_of(authorization[7:].decode("latin-1"))
         known = self._known.get(digest)
         now = time.monotonic()
         if known is not None and now - known[1] < FRESH_SECONDS:
@@ -82,14 +81,11 @@ class Access:
         return caller
 
 
-def _as_bearer(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Headers where a password stands as the token that it is."""
-    found = []
-    for name, value in headers:
-        if name == b"authorization" and value[:6].lower() == b"basic " and len(value) <= 400:
-            value = b"Bearer " + _password(value[6:])
-        found.append((name, value))
-    return found
+def _as_bearer(authorization: bytes | None) -> bytes | None:
+    """Where a password stands, the token that it is."""
+    if authorization and authorization[:6].lower() == b"basic " and len(authorization) <= 400:
+        return b"Bearer " + _password(authorization[6:])
+    return authorization
 
 
 def _password(encoded: bytes) -> bytes:

@@ -1,19 +1,12 @@
-"""HTTP as the endpoints see it: a call comes in, a reply goes out. Thin over ASGI."""
+"""HTTP as the endpoints see it: a call comes in, a reply goes out."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    MutableMapping,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -24,11 +17,8 @@ from task_server.protocol.payload import check_payload, check_text
 from task_server.protocol.tasks import Problem
 from task_server.server.access import Caller
 from task_server.server.bodies import FREE_BYTES, Bodies
+from task_server.server.request import Disconnected, Request
 
-Message = MutableMapping[str, Any]  # as ASGI has it
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 T = TypeVar("T")
 
 JSON = b"application/json"
@@ -54,73 +44,28 @@ class Reply(Struct):
     """Bytes of a stream, where known."""
 
 
-class Disconnected(Exception):
-    """The caller went away."""
-
-
-DEPARTURE = "task_server.departure"
-"""Extension of a scope: its connection's `Departure`."""
-
-
-class Departure:
-    """Whether a connection's client has gone, told to all who serve it.
-
-    ASGI tells it to who asks for the next message, which takes a task of its own for each wait.
-    """
-
-    __slots__ = ("_listeners", "has_happened")
-
-    def __init__(self) -> None:
-        self.has_happened = False
-        self._listeners: list[Callable[[], object]] = []
-
-    def happen(self) -> None:
-        """The client has gone."""
-        self.has_happened = True
-        for listener in tuple(self._listeners):
-            listener()
-
-    def tell(self, listener: Callable[[], object]) -> None:
-        """Call `listener` when the client goes, until `forget`."""
-        self._listeners.append(listener)
-
-    def forget(self, listener: Callable[[], object]) -> None:
-        """Who listens has what it waited for."""
-        self._listeners.remove(listener)
-
-
 class Call:
-    """One request."""
+    """A request of somebody who may make it; `params` are the fields of its path."""
 
-    __slots__ = (
-        "_bodies",
-        "_headers",
-        "_held_bytes",
-        "caller",
-        "departure",
-        "params",
-        "receive",
-        "scope",
-    )
+    __slots__ = ("_bodies", "_held_bytes", "caller", "departure", "params", "request")
 
-    def __init__(self, scope: Scope, receive: Receive, caller: Caller, bodies: Bodies) -> None:
-        self.scope = scope
-        self.receive = receive
+    def __init__(
+        self, request: Request, caller: Caller, bodies: Bodies, params: dict[str, str] | None = None
+    ) -> None:
+        self.request = request
         self.caller = caller
+        self.params = params or {}
+        self.departure = request.departure
         self._bodies = bodies
         self._held_bytes = 0
-        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))
-        self.params: dict[str, str] = scope.get("path_params", {})
-        extensions = scope.get("extensions") or {}
-        self.departure: Departure = extensions.get(DEPARTURE) or Departure()
 
     def header(self, name: bytes) -> bytes | None:
         """The first header of that name (lower case)."""
-        return self._headers.get(name)
+        return self.request.fields.get(name)
 
     def query(self, *allowed: str, ignores_others: bool = False) -> dict[str, str]:
         """The query's fields. Raises Invalid for one that is not allowed, or that stands twice."""
-        text: bytes = self.scope["query_string"]
+        text = self.request.query
         return _fields(text, allowed, ignores_others).copy() if text else {}
 
     async def body(self, limit: int) -> bytes:
@@ -134,15 +79,15 @@ class Call:
             if stated > limit:
                 raise TooLarge(f"the body may have {limit} bytes")
             await self._hold(stated)
-        message = await self.receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            return _bounded(message["body"], limit)
-        size, pieces = 0, []
-        async for piece in self._pieces(message, limit):
+        size, pieces, has_more = 0, [], True
+        while has_more:
+            piece, has_more = await self.request.read()
             size += len(piece)
+            if size > limit:
+                raise TooLarge(f"the body may have {limit} bytes")
             await self._hold(size)
             pieces.append(piece)
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _hold(self, size: int) -> None:
         """Have room for a body of which so many bytes are known."""
@@ -160,21 +105,10 @@ class Call:
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes."""
-        async for piece in self._pieces(await self.receive(), None):
+        has_more = True
+        while has_more:
+            piece, has_more = await self.request.read()
             yield piece
-
-    async def _pieces(self, message: Message, limit: int | None) -> AsyncIterator[bytes]:
-        size = 0
-        while True:
-            if message["type"] == "http.disconnect":
-                raise Disconnected
-            size += len(message.get("body", b""))
-            if limit is not None and size > limit:
-                raise TooLarge(f"the body may have {limit} bytes")
-            yield message.get("body", b"")
-            if not message.get("more_body"):
-                return
-            message = await self.receive()
 
     async def unless_gone(self, awaited: asyncio.Future[T]) -> T:
         """Wait for `awaited`, or raise Disconnected (and cancel it) when the caller goes away."""
@@ -240,12 +174,6 @@ def _fields(query: bytes, allowed: tuple[str, ...], ignores_others: bool) -> dic
     if len(found) != len(pairs):
         raise Invalid("a query field stands twice")
     return found
-
-
-def _bounded(body: bytes, limit: int) -> bytes:
-    if len(body) > limit:
-        raise TooLarge(f"the body may have {limit} bytes")
-    return body
 
 
 def check_json(call: Call, *others: bytes) -> bytes:
@@ -350,20 +278,3 @@ def problem(error: RequestError, *, is_plain: bool) -> Reply:
         errors=[dict(each) for each in error.errors] if isinstance(error, Invalid) else [],
     )
     return Reply(encode(shown), error.status, PROBLEM, headers)
-
-
-async def send_reply(send: Send, reply: Reply, *, with_body: bool = True) -> None:
-    """Send a reply."""
-    headers = [(b"content-type", reply.content_type), *reply.headers]
-    body = reply.body
-    size = len(body) if isinstance(body, bytes) else reply.size
-    if size is not None and reply.status != 204:
-        headers.append((b"content-length", str(size).encode()))
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    if isinstance(body, bytes):
-        await send({"type": "http.response.body", "body": body if with_body else b""})
-        return
-    if with_body:
-        async for piece in body:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
-from starlette.exceptions import HTTPException
-from starlette.routing import Route as StarletteRoute
-from starlette.routing import Router
 
 from task_server.errors import NotFound, RequestError, Unavailable, WrongHost
 from task_server.machine import is_loopback
 from task_server.server.access import Caller
-from task_server.server.http import (
-    Call,
-    Disconnected,
-    Message,
-    Receive,
-    Reply,
-    Scope,
-    Send,
-    problem,
-    send_reply,
-)
+from task_server.server.http import Call, Reply, problem
+from task_server.server.request import Disconnected, Request
 from task_server.server.state import State
 
 log = logging.getLogger(__name__)
@@ -54,70 +43,78 @@ class Door:
         self._state = state
         self._routes = {route.method: route for route in routes}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
-        route = self._routes.get(scope["method"])
+    async def answer(self, request: Request, params: dict[str, str]) -> Reply:
+        """The handler's reply."""
+        state = self._state
+        route = self._routes.get(request.method)
         if route is None:
-            raise HTTPException(405, headers={"Allow": ", ".join(sorted(self._routes))})
-        if self._state.is_stopping and route.method == "POST" and route.kinds is USER:
+            raise _WrongMethod(sorted(self._routes))
+        if state.is_stopping and route.method == "POST" and route.kinds is USER:
             raise Unavailable("the server is stopping; ask again in a moment", retry_after=1.0)
         caller = _NOBODY
         if route.kinds is not PUBLIC:
-            caller = await self._state.access.admit(
-                scope["headers"], route.kinds, takes_basic=route.takes_basic
+            caller = await state.access.admit(
+                request.only(b"authorization"), route.kinds, takes_basic=route.takes_basic
             )
-        call = Call(scope, receive, caller, self._state.bodies)
+        call = Call(request, caller, state.bodies, params)
         try:
-            reply = await route.handler(self._state, call)
+            return await route.handler(state, call)
         finally:
             call.end()
-        await send_reply(send, reply, with_body=scope["method"] != "HEAD")
+
+
+class Paths:
+    """Finds the door of a path: `{name}` stands for one part of it, `{name:path}` for many."""
+
+    def __init__(self, doors: Mapping[str, Door]) -> None:
+        self._plain = {path: door for path, door in doors.items() if "{" not in path}
+        self._patterns = [
+            (_pattern(path), door) for path, door in doors.items() if path not in self._plain
+        ]
+
+    def find(self, path: str) -> tuple[Door, dict[str, str]]:
+        """The door, and the parts that stand for something. Raises NotFound."""
+        door = self._plain.get(path)
+        if door is not None:
+            return door, {}
+        for pattern, door in self._patterns:
+            found = pattern.fullmatch(path)
+            if found is not None:
+                return door, found.groupdict()
+        raise NotFound("there is nothing at this path")
 
 
 class Edge:
-    """The ASGI application: whatever goes wrong inside becomes a reply that says so."""
+    """Answers requests: whatever goes wrong inside becomes a reply that says so."""
 
     def __init__(self, state: State, routes: Sequence[Route]) -> None:
         self._state = state
         paths: dict[str, list[Route]] = {}
         for route in routes:
             paths.setdefault(route.path, []).append(route)
-        self._router = Router(
-            [StarletteRoute(path, Door(state, each)) for path, each in paths.items()],
-            redirect_slashes=False,
-            default=_no_such_path,
-        )
+        self._paths = Paths({path: Door(state, each) for path, each in paths.items()})
         self._only_loopback = is_loopback(state.settings.host)
         self._hosts: set[bytes] = set()
         """Host headers found right, so that each is read once."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
-        if scope["type"] != "http":
-            return
-        started = _Watched(send)
+    async def __call__(self, request: Request) -> Reply:
+        """The reply. Raises Disconnected when there is nobody to read one."""
         try:
-            self._check_host(scope)
-            await self._router(scope, receive, started)
+            self._check_host(request)
+            door, params = self._paths.find(request.path)
+            return await door.answer(request, params)
         except Disconnected:
-            pass
+            raise
         except Exception as error:
-            if started.has_begun:
-                # Half a reply is out: only cutting it off tells the truth.
-                if isinstance(error, RequestError):
-                    log.warning("a reply is cut off: %s", error)
-                    return
-                raise
             if self._state.descriptors.lack(error):
                 error = self._state.descriptors.refusal()
-            reply = _reply_to(error, is_plain=scope["path"].startswith(("/user/", "/worker/")))
-            await send_reply(send, reply, with_body=scope["method"] != "HEAD")
+            return _reply_to(error, is_plain=request.path.startswith(("/user/", "/worker/")))
 
-    def _check_host(self, scope: Scope) -> None:
+    def _check_host(self, request: Request) -> None:
         """A page of another site must not reach a server of this machine (DNS rebinding)."""
         if not self._only_loopback:
             return
-        host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        host = request.fields.get(b"host", b"")
         if host in self._hosts:
             return
         if host and not is_loopback(_without_port(host.decode("latin-1"))):
@@ -132,31 +129,27 @@ def _without_port(host: str) -> str:
     return host.partition(":")[0]
 
 
-class _Watched:
-    """`send`, and whether a reply has begun."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.has_begun = False
-
-    async def __call__(self, message: Message) -> None:
-        self.has_begun = True
-        await self._send(message)
+def _pattern(path: str) -> re.Pattern[str]:
+    named = re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)
+    return re.compile(re.sub(r"\{(\w+):path\}", r"(?P<\1>.+)", named))
 
 
-async def _no_such_path(scope: Scope, receive: Receive, send: Send) -> None:
-    raise NotFound("there is nothing at this path")
+class _WrongMethod(RequestError):
+    """The path is there, and takes other methods."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: Sequence[str]) -> None:
+        super().__init__("this path does not take that method")
+        self.allowed = ", ".join(allowed).encode()
 
 
 def _reply_to(error: Exception, *, is_plain: bool) -> Reply:
-    if isinstance(error, RequestError):
-        return problem(error, is_plain=is_plain)
-    if isinstance(error, HTTPException):
-        wrong = RequestError("this path does not take that method")
-        wrong.status, wrong.code = error.status_code, "method_not_allowed"
-        reply = problem(wrong, is_plain=is_plain)
-        allow = (error.headers or {}).get("Allow", "")
-        reply.headers = (*reply.headers, (b"allow", allow.encode()))
-        return reply
-    log.exception("a request failed")
-    return problem(Unavailable("the server failed here; its log says more"), is_plain=is_plain)
+    if not isinstance(error, RequestError):
+        log.exception("a request failed")
+        error = Unavailable("the server failed here; its log says more")
+    reply = problem(error, is_plain=is_plain)
+    if isinstance(error, _WrongMethod):
+        reply.headers = (*reply.headers, (b"allow", error.allowed))
+    return reply

@@ -8,20 +8,18 @@ import logging
 import signal
 import socket
 
-import uvicorn
-
 from task_server.errors import TaskServerError
 from task_server.machine import is_loopback
 from task_server.process import log_to_stderr, loop_factory, settle_heap
 from task_server.server.app import running
-from task_server.server.receipt import PunctualProtocol
+from task_server.server.connection import Connection
 from task_server.server.state import State
 from task_server.settings import ServerSettings
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 8
-KEEP_ALIVE_SECONDS = 75
+LOOK_SECONDS = 0.02
 BACKLOG = 2048
 
 
@@ -47,34 +45,56 @@ def _allow_many_connections() -> None:
 
 
 async def _serve(settings: ServerSettings) -> int:
-    broken = asyncio.Event()
+    broken, stopped = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
     _warn_of_strangers(settings)
     listener = _listen(settings)
     async with running(settings, on_broken=broken.set) as (state, edge):
-        config = uvicorn.Config(
-            edge,
-            loop="none",
-            http=PunctualProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
+        loop.set_exception_handler(state.descriptors.on_loop_error)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stopped.set))
+        connections: set[Connection] = set()
+        server = await loop.create_server(
+            lambda: Connection(edge, connections), sock=listener, backlog=BACKLOG
         )
-        asyncio.get_running_loop().set_exception_handler(state.descriptors.on_loop_error)
-        server = _Server(config, state)
-        stopper = asyncio.ensure_future(_stop_when(broken, server))
         settle_heap()
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         print(f"task-server ready on http://{shown}:{port}", flush=True)  # noqa: T201  # the one line that programs wait for
-        await server.serve(sockets=[listener])
-        stopper.cancel()
+        await _first_of(broken, stopped)
+        if broken.is_set():
+            log.error("the database can no longer be written; exiting, so that a restart reads it")
+        else:
+            log.info("stopping, as a signal asks")
+        _release(state)
+        server.close()
+        await _end(connections)
     return 1 if broken.is_set() else 0
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for each in waiting:
+        each.cancel()
+
+
+def _release(state: State) -> None:
+    """Take no more work, and let those go who wait for some, or for an answer."""
+    state.is_stopping = True
+    state.waiting.close()
+    state.store.release_parked()
+
+
+async def _end(connections: set[Connection]) -> None:
+    """Let open requests finish, so long as that does not take too long."""
+    for connection in tuple(connections):
+        connection.stop()
+    end = asyncio.get_running_loop().time() + DRAIN_SECONDS
+    while connections and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110  # only once
+        await asyncio.sleep(LOOK_SECONDS)
+    for connection in tuple(connections):
+        connection.abort()
 
 
 def _warn_of_strangers(settings: ServerSettings) -> None:
@@ -99,29 +119,3 @@ def _listen(settings: ServerSettings) -> socket.socket:
         ) from error
     listener.listen(BACKLOG)
     return listener
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, which lets those who wait go before it stops."""
-
-    def __init__(self, config: uvicorn.Config, state: State) -> None:
-        super().__init__(config)
-        self._state = state
-
-    def handle_exit(self, sig: int, frame: object) -> None:
-        """A signal: stop taking work, end long polls, finish open requests."""
-        log.info("%s: stopping", signal.Signals(sig).name)
-        self.stop()
-
-    def stop(self) -> None:
-        """Begin to stop."""
-        self._state.is_stopping = True
-        self._state.waiting.close()
-        self._state.store.release_parked()
-        self.should_exit = True
-
-
-async def _stop_when(broken: asyncio.Event, server: _Server) -> None:
-    await broken.wait()
-    log.error("the database can no longer be written; exiting, so that a restart reads it anew")
-    server.stop()

@@ -7,7 +7,8 @@ from contextlib import aclosing
 
 from task_server.errors import TooLarge
 from task_server.server.access import Caller
-from task_server.server.http import BYTES, Call, Disconnected, Reply, encode
+from task_server.server.http import BYTES, Call, Reply, encode
+from task_server.server.request import Disconnected
 from task_server.server.routing import BOTH, Route
 from task_server.server.state import State
 from task_server.store.blobs import OpenBlob, absent, check_name

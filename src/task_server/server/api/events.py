@@ -60,7 +60,7 @@ def _stream(call: Call, pieces: AsyncGenerator[bytes]) -> Reply:
 def _may_go_on(state: State, call: Call) -> MayGoOn:
     async def may_go_on() -> bool:
         try:
-            await state.access.admit(call.scope["headers"], USER)
+            await state.access.admit(call.request.only(b"authorization"), USER)
         except RequestError:
             return False
         return True
