@@ -224,6 +224,7 @@ class Agent:
 
     async def _close(self) -> None:
         await self._spool.settle()
+        await self._large.settle()
         for task in [*self._preparing.values(), *self._background, self._parked, self._reporting]:
             if task is not None:
                 task.cancel()
@@ -541,26 +542,19 @@ class Agent:
         for attempt, outcome in ended:
             report, uploads = report_of(attempt, outcome, sandbox=self._level)
             if uploads:
-                self._start(self._upload(report, uploads))
+                self._start(self._large.keep(report, uploads))
+                self._start(self._deliver(report, uploads))
             else:
                 reports.append(report)
         self._report(reports)
 
-    async def _upload(self, report: Report, uploads: Uploads) -> None:
-        keeping = asyncio.ensure_future(self._large.keep(report, uploads))
-        await self._deliver(report, uploads, keeping)
-
-    async def _deliver(
-        self, report: Report, uploads: Uploads, keeping: asyncio.Future[None] | None = None
-    ) -> None:
-        """Upload what an answer names, then report it, once it is kept here, too."""
+    async def _deliver(self, report: Report, uploads: Uploads) -> None:
+        """Upload what an answer names, then report it."""
         try:
             for name, data in uploads:
                 await self._resources.upload(name, data)
         except errors.RequestError as error:
             report = refused(report, f"the answer could not be stored: {error}")
-        if keeping is not None:
-            await keeping
         self._report([report])
 
     async def _deliver_left(self, left: list[tuple[Report, Uploads]]) -> None:
