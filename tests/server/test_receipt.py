@@ -264,3 +264,16 @@ async def test_who_waits_is_told_that_the_client_has_gone(place: Place, size: in
 
     assert awaited.cancelled()
     assert (place.bodies, place.gone) == ([size], 1)
+
+
+async def test_who_sends_on_when_refused_reads_why(place: Place) -> None:
+    reader, writer = await place.connect()
+    writer.write(GET[:-2] + b"x: " + b"y" * MAXIMUM_HEADER_BYTES)
+    await asyncio.sleep(0.1)
+
+    for _ in range(20):
+        writer.write(b"y" * 8192)
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+    assert (await rest(reader)).startswith(b"HTTP/1.1 431 ")

@@ -26,6 +26,8 @@ Answer = Callable[[Request], Awaitable[Reply]]
 TIMES = Times()
 AHEAD_BYTES = 1 << 18
 """Of a body that nobody reads: then its client has to wait."""
+LINGER_SECONDS = 1.0
+"""How long a client that was refused may go on to send."""
 JOINED_BYTES = 1 << 16
 """Bodies up to this size leave in one piece with their head."""
 
@@ -59,6 +61,8 @@ class Connection(asyncio.Protocol):
         """The reply, a stream."""
         self._is_ending = False
         """No further request is taken."""
+        self._is_over = False
+        """It was refused; what still comes is not looked at."""
         self._is_reading = True
         self._may_write: asyncio.Future[None] | None = None
         """While the client does not read what it is sent: until it does."""
@@ -110,6 +114,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
+        if self._is_over:
+            return
         receipt = self._receipt
         self._piece_bytes = len(data)
         receipt.received += self._piece_bytes
@@ -324,6 +330,8 @@ class Connection(asyncio.Protocol):
     # ---- refusing
 
     def _on_late(self) -> None:
+        if self._is_over:
+            return
         if self._is_reading:
             self._refuse(b"408 Request Timeout", b"the request took too long to arrive")
         else:
@@ -336,7 +344,8 @@ class Connection(asyncio.Protocol):
         in_body = phase == "body" and self._arriving is self._answered and not self._has_begun
         if in_headers or in_body:
             self._end(status, why)
-        self._transport.close()
+        else:
+            self._transport.close()
 
     def _refuse_bytes(self, cause: BaseException | None) -> None:
         """What came is no request: as the parser says, or who hears of what it found."""
@@ -352,7 +361,11 @@ class Connection(asyncio.Protocol):
             b"HTTP/1.1 %b\r\ncontent-type: text/plain; charset=utf-8\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (status, len(why), why)
         )
-        self._transport.close()
+        # Closed at once, bytes still on their way here could cost the client what it is told.
+        self._is_over = True
+        self._departure.happen()  # for who reads the body
+        self._transport.write_eof()
+        self._loop.call_later(LINGER_SECONDS, self._transport.close)
 
 
 @lru_cache(maxsize=64)
