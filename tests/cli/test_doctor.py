@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -40,6 +41,19 @@ def test_doctor_tries_the_sandbox_out(capsys: pytest.CaptureFixture[str]) -> Non
     assert found["a task works"]["found"] == "yes"
     assert "root" in found["layer: namespace"]["hint"]
     assert "--network" in found["a task tries to connect"]["hint"]
+
+
+def test_doctor_tries_as_a_worker_does_whatever_its_shell_closes_to_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mask = os.umask(0o077)
+    try:
+        _, found = findings(capsys, "--worker")
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(mask)
+
+    assert found["sandbox"]["state"] == "ok"
 
 
 def test_hints_take_several_lines_rather_than_cut_what_they_are_about(

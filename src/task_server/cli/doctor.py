@@ -123,22 +123,13 @@ def _server() -> Finding:
 
 
 def _sandbox(settings: WorkerSettings) -> Iterator[Finding]:
-    choice = part("task_server.worker.sandbox.choice")
     found = part("task_server.worker.interpreters").pythons()
     if not found:
         yield Finding("Python", "broken", hint="functions need one: install python3.11")
         return
     yield Finding("Python", "ok", ", ".join(f"{minor}: {path}" for minor, path in found.items()))
     try:
-        with tempfile.TemporaryDirectory(prefix="task-server-doctor-") as name:
-            folder = Path(name)
-            folder.chmod(0o711)
-            wishes = choice.wishes_of(settings, folder)
-            interpreter = next(iter(found.values()))
-            relay = part("task_server.worker.sandbox.relay").relay_of(settings, os.environ)
-            chosen = asyncio.run(
-                choice.choose(wishes, interpreter=interpreter, directory=folder, relay=relay)
-            )
+        chosen = _chosen(settings, next(iter(found.values())))
     except TaskServerError as error:
         yield Finding("sandbox", "broken", str(error))
         return
@@ -153,9 +144,26 @@ def _sandbox(settings: WorkerSettings) -> Iterator[Finding]:
         yield Finding("installer's network", "missing", why, _INSTALLERS_NETWORK)
     else:
         yield Finding("installer's network", "ok", "uv reaches package indexes alone")
-    for hint in choice.hints(chosen):
+    for hint in part("task_server.worker.sandbox.choice").hints(chosen):
         layer, _, text = hint.partition(": ")
         yield Finding(f"layer: {layer}", "missing", hint=text)
+
+
+def _chosen(settings: WorkerSettings, interpreter: Path) -> Any:
+    """The sandbox that a worker with these settings uses. Raises TaskServerError."""
+    choice = part("task_server.worker.sandbox.choice")
+    mask = os.umask(0o022)  # as a worker does
+    try:
+        with tempfile.TemporaryDirectory(prefix="task-server-doctor-") as name:
+            folder = Path(name)
+            folder.chmod(0o711)
+            wishes = choice.wishes_of(settings, folder)
+            relay = part("task_server.worker.sandbox.relay").relay_of(settings, os.environ)
+            return asyncio.run(
+                choice.choose(wishes, interpreter=interpreter, directory=folder, relay=relay)
+            )
+    finally:
+        os.umask(mask)
 
 
 def _probes(probes: Mapping[str, str]) -> Iterator[Finding]:
