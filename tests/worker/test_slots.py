@@ -14,7 +14,7 @@ import pytest
 from msgspec import UNSET, Raw, UnsetType
 
 from task_server.protocol.workers import Assignment, Limits
-from task_server.worker import process_tree
+from task_server.worker import process_tree, starting
 from task_server.worker import slots as slots_module
 from task_server.worker.attempts import Attempt, plain_call
 from task_server.worker.calls import CallLimits, Outcome
@@ -294,7 +294,7 @@ async def test_an_interpreter_that_cannot_compile_runs_the_source(
     def killed(interpreter: Path, directory: Path) -> Path:
         raise subprocess.CalledProcessError(-9, [str(interpreter)])
 
-    monkeypatch.setattr(slots_module, "compiled_child", killed)
+    monkeypatch.setattr(starting, "compiled_child", killed)
     made = table(1)
     made.run(pid("a"))
 

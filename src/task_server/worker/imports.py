@@ -67,7 +67,7 @@ class Imports:
             if len(found) >= len(calls):
                 all_are_back.set()
 
-        runner = self._slots.start_runner(environment, on_outcomes=note)
+        runner = self._slots.starter.start(environment, on_outcomes=note)
         try:
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PGRP, runner.pid, LOW_PRIORITY)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
-import shutil
-import subprocess
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from msgspec.structs import replace
-
-from task_server.protocol.workers import Limits
 from task_server.worker.attempts import Attempt, RunnerKey
 from task_server.worker.calls import Call, Outcome
-from task_server.worker.devices import Devices, device_files, thread_variables
+from task_server.worker.devices import Devices
 from task_server.worker.environments import Environment
-from task_server.worker.launch import CHILD, RunnerSpec, compiled_child, share_cloudpickle
 from task_server.worker.runners import Runner
 from task_server.worker.sandbox.sandbox import Sandbox
+from task_server.worker.starting import Starter
 
 log = logging.getLogger(__name__)
 
@@ -72,34 +66,27 @@ class Slots:
         self._slots = [Slot() for _ in range(count)]
         self._spare: list[tuple[RunnerKey, Runner]] = []
         """Warm runners that no slot has, longest unused first."""
-        self._directory = directory
+        self.starter = Starter(directory)
+        """Starts them; one that is started from outside belongs to no slot."""
         self._on_outcomes = on_outcomes
         self._on_unfit = on_unfit
         self._attempts: dict[str, tuple[Attempt, Environment]] = {}
         self._waiting: list[Attempt] = []
         """Ready to run, and no slot is free for them."""
-        self._numbers = itertools.count()
-        self._children: dict[Path, Path] = {}
-        self._cloudpickle: Path | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._failed_starts: dict[str, int] = {}
-        self._sandbox: Sandbox | None = None
         self._devices = Devices()
         self._devices_of: dict[Runner, tuple[str, ...]] = {}
         """GPUs of each runner that has some, until it is gone."""
 
     def use(self, sandbox: Sandbox | None, devices: Devices) -> None:
         """Confine every runner by it, and give them these GPUs."""
-        self._sandbox, self._devices = sandbox, devices
+        self.starter.use(sandbox, devices)
+        self._devices = devices
 
     def open(self) -> None:
         """Remove what an earlier start left, and prepare what runners share."""
-        shutil.rmtree(self._directory, ignore_errors=True)
-        self._directory.mkdir(parents=True)
-        self._directory.chmod(0o711)  # runners may be other users, and only get at their own
-        shared = self._directory / "shared"
-        shared.mkdir()
-        self._cloudpickle = share_cloudpickle(shared)
+        self.starter.open()
 
     # ---- placing calls
 
@@ -137,7 +124,7 @@ class Slots:
         counts: dict[int, int],
         stuck: Collection[Slot],
     ) -> Slot | None:
-        key = self._key(attempt)
+        key = self.starter.told_apart(attempt.runner_key)
         free = [slot for slot in self._slots if not counts[id(slot)]]
         for slot in free:
             if slot.key == key and slot.runner is not None and slot.runner.is_open:
@@ -161,12 +148,6 @@ class Slots:
         ]
         return min(same, key=lambda slot: counts[id(slot)]) if same else None
 
-    def _key(self, attempt: Attempt) -> RunnerKey:
-        key = attempt.runner_key
-        if key.limits is None or self._sandbox is None:
-            return key
-        return replace(key, limits=self._sandbox.told_apart(key.limits))
-
     def _refit(self, slot: Slot, key: RunnerKey, environment: Environment) -> None:
         """Give a free slot a runner for `key`; its warm one is kept beside if there is room."""
         old, old_key = slot.runner, slot.key
@@ -187,7 +168,7 @@ class Slots:
     def _start(self, environment: Environment, key: RunnerKey) -> Runner:
         devices = self._devices.take(gpus_of(key))
         try:
-            runner = self.start_runner(
+            runner = self.starter.start(
                 environment,
                 limits=key.limits,
                 devices=devices,
@@ -238,45 +219,6 @@ class Slots:
                 slot.runner, slot.key = None, None
         self._spare = [each for each in self._spare if each[1] is not runner]
         self._close(runner)
-
-    def start_runner(
-        self,
-        environment: Environment,
-        *,
-        limits: Limits | None = None,
-        devices: tuple[str, ...] = (),
-        on_outcomes: Callable[[Runner, list[Outcome]], None],
-        on_exit: Callable[[Runner], None] | None = None,
-    ) -> Runner:
-        """A runner like those of tasks; one that is started from outside belongs to no slot."""
-        environment.note_use()
-        directory = self._directory / f"runner-{next(self._numbers)}"
-        directory.mkdir()
-        cpus = limits.cpu if limits is not None else None
-        spec = RunnerSpec(
-            interpreter=environment.interpreter,
-            directory=directory,
-            site_packages=environment.site_packages,
-            cloudpickle=self._cloudpickle,
-            environ=self._devices.variables(devices) | thread_variables(cpus),
-            devices=device_files(devices),
-            child=self._child(environment.interpreter),
-        )
-        confinement = None
-        if self._sandbox is not None:
-            confinement = self._sandbox.confine(spec, self._sandbox.limits_for(limits))
-        return Runner.start(spec, on_outcomes=on_outcomes, on_exit=on_exit, confinement=confinement)
-
-    def _child(self, interpreter: Path) -> Path:
-        binary = interpreter.resolve()
-        if binary not in self._children:
-            try:
-                child = compiled_child(interpreter, self._directory / "shared")
-            except (OSError, subprocess.CalledProcessError) as error:
-                log.warning("cannot compile for %s: %s", interpreter, error)
-                child = CHILD
-            self._children[binary] = child
-        return self._children[binary]
 
     def let_go(self, environment: str) -> bool:
         """Close the idle runners of an environment; False if a call is in it, or waits for it."""
@@ -429,7 +371,7 @@ class Slots:
             *self._closing,
             return_exceptions=True,
         )
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self.starter.close()
 
 
 def gpus_of(key: RunnerKey) -> int:
