@@ -277,7 +277,7 @@ async def test_an_import_over_its_time_is_ended_on_time(bench: Bench, tmp_path: 
 
 async def test_time_counts_from_when_a_call_really_starts(bench: Bench) -> None:
     runner = bench.start()
-    calls = [call(sleep, 0.2, lease=str(n), timeout_seconds=0.5) for n in range(5)]
+    calls = [call(sleep, 0.2, lease=str(n), timeout_seconds=0.9) for n in range(5)]
 
     outcomes = await bench.run(runner, calls)
 

@@ -9,7 +9,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
+
+START_SECONDS = 60.0
+"""How long a runner may take until it takes calls."""
+
+End = Literal["exited", "closed", "killed", "timeout", "memory", "broken", "malformed", "no start"]
+"""What ended a runner."""
 
 T = TypeVar("T")
 
@@ -54,7 +60,22 @@ async def in_thread(function: Callable[..., T], *args: object) -> T:
     return await done
 
 
-def exit_text(status: int) -> str:
+def end_text(end: End, status: int | None) -> str:
+    """Why a runner is gone, for people; `status` is that of its process."""
+    if end == "exited":
+        return f"the runner {_exit_text(status or 0)}"
+    return {
+        "closed": "the runner was closed",
+        "killed": "the runner was ended by the worker",
+        "timeout": "the runner was ended because a call ran for too long",
+        "memory": "the runner was ended because it took too much memory",
+        "broken": "the runner closed its connection",
+        "malformed": "the runner sent what is no answer",
+        "no start": f"the runner did not start within {START_SECONDS:g} s",
+    }[end]
+
+
+def _exit_text(status: int) -> str:
     """How a process ended, for people."""
     if status == 0:
         return "exited with status 0 without an answer"

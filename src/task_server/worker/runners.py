@@ -12,10 +12,11 @@ import contextlib
 import logging
 import signal
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from task_server.protocol.workers import Usage
 from task_server.worker import process_tree
+from task_server.worker.alarm import Alarm
 from task_server.worker.call_queue import CallQueue
 from task_server.worker.calls import (
     ANSWER_BYTES,
@@ -34,7 +35,7 @@ from task_server.worker.calls import (
     timed_out,
 )
 from task_server.worker.channel import Channel
-from task_server.worker.exits import exit_text, in_thread, watch
+from task_server.worker.exits import START_SECONDS, End, end_text, in_thread, watch
 from task_server.worker.launch import Launched, RunnerSpec, launch
 from task_server.worker.sandbox.confinement import Confinement
 
@@ -46,13 +47,10 @@ PAUSE_SECONDS = 0.001
 """Answers that come faster than that, with so many calls still ahead, are read together later."""
 OUT_BYTES = 1 << 20
 TICK_SECONDS = 0.25
-START_SECONDS = 60.0
 EXIT_SECONDS = 0.3
 """After the end of the connection, the time that the process has to end too."""
 LOG_FILE_BYTES = 16 << 20
 START_LOG_BYTES = 2000
-
-End = Literal["exited", "closed", "killed", "timeout", "memory", "broken", "malformed", "no start"]
 
 
 class Started(NamedTuple):
@@ -109,8 +107,7 @@ class Runner:
         self._ending: End | None = None
         self._was_started = False
         self._dropped: str | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = Alarm(self._loop, self._tick)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = self._loop.create_future()
         watch(self._process, self._on_process_end)
@@ -304,7 +301,7 @@ class Runner:
         """The next call starts about now."""
         self._started_at = self._loop.time()
         if first := self._queue.first:
-            self._tick_at(self._next_tick(first.call, self._started_at))
+            self._alarm.set(self._next_tick(first.call, self._started_at))
 
     def _next_tick(self, call: Call, now: float) -> float:
         at = now + TICK_SECONDS
@@ -312,17 +309,8 @@ class Runner:
             return at
         return min(at, self._started_at + call.timeout_seconds)
 
-    def _tick_at(self, when: float) -> None:
-        if self._timer is not None:
-            if self._timer_at <= when:
-                return
-            self._timer.cancel()
-        self._timer_at = when
-        self._timer = self._loop.call_at(when, self._tick)
-
     def _tick(self) -> None:
         """Look after the call that runs: its time, and how much it prints."""
-        self._timer = None
         first = self._queue.first
         if first is None or self._ending:
             return
@@ -336,7 +324,7 @@ class Runner:
             if self._log.trim(self._log_start, first.call.limits.log_bytes):
                 self._log_start = 0
         if not self._ending:
-            self._tick_at(self._next_tick(first.call, now))
+            self._alarm.set(self._next_tick(first.call, now))
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -367,8 +355,7 @@ class Runner:
         self._was_started = first is not None and first.nonce & START_BITS not in starts
         self._was_started &= self.is_ready
         self._channel.stop()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.stop()
 
     async def _end_tree(self) -> None:
         if self._process.returncode is None:
@@ -377,7 +364,7 @@ class Runner:
     async def _finish(self) -> None:
         if self._ending != "closed":
             await in_thread(process_tree.end_marked, self._mark)
-        self.ended_by = self._reason()
+        self.ended_by = end_text(self._ending or "closed", self._process.returncode)
         if not self.is_ready and self._ending not in ("closed", "killed"):
             said = self._log.take(0, None, START_LOG_BYTES).decode(errors="replace").strip()
             self.ended_by += f" before it took calls; it wrote: {said}" if said else ""
@@ -409,7 +396,7 @@ class Runner:
             usage.peak_bytes = self.confinement.peak_bytes()
             return out_of_memory(call, self.confinement.memory_bytes, usage=usage, log=printed)
         status = self._process.returncode if self._ending == "exited" else None
-        return lost(call, self._reason(), exit=status, usage=usage, log=printed)
+        return lost(call, self.ended_by, exit=status, usage=usage, log=printed)
 
     def _ran_out_of_memory(self) -> bool:
         if self._ending == "memory":
@@ -418,19 +405,6 @@ class Runner:
         return (
             was_killed and self._ending in ("exited", "broken") and self.confinement.has_run_out()
         )
-
-    def _reason(self) -> str:
-        if self._ending == "exited":
-            return f"the runner {exit_text(self._process.returncode)}"
-        return {
-            "closed": "the runner was closed",
-            "killed": "the runner was ended by the worker",
-            "timeout": "the runner was ended because a call ran for too long",
-            "memory": "the runner was ended because it took too much memory",
-            "broken": "the runner closed its connection",
-            "malformed": "the runner sent what is no answer",
-            "no start": f"the runner did not start within {START_SECONDS:g} s",
-        }[self._ending or "closed"]
 
     def _spawn(self, work: Coroutine[object, None, None]) -> None:
         task = self._loop.create_task(work)
