@@ -144,11 +144,10 @@ class Servers:
                     break
         self._held_until = begun + TERM_SECONDS
         await self._renew()
+        self._doubted = await self._others(connection)
         # Alone: whoever works here could not renew while there was no server.
-        if not self.has_others:
+        if not self._doubted:
             self._new_terms = 0.0
-        else:
-            self._doubted = await self._others(connection)
         log.info("this is server %d of its database", self.number)
         self._loop = asyncio.ensure_future(self._keep())
         return self.number
@@ -227,16 +226,17 @@ class Servers:
         return {row["name"]: row["alive_until"] for row in rows}
 
     def _judge(self, others: dict[str, float], now: float) -> None:
-        """Those who were here before this one: do they live, or did all of them die before?
+        """Do those who were here before this one live, or have some died before it came?
 
-        Until that is known nothing runs out: nobody could renew while no server lived.
+        Nothing runs out until that is known: nobody may have been there to renew at. Those who
+        live may have come as late as this one, so one that died is enough for new terms.
         """
         left = {name: others.get(name, 0.0) for name in self._doubted}
-        if any(until > self._doubted[name] for name, until in left.items()):
+        silent = [left[name] for name, until in self._doubted.items() if left[name] <= until]
+        if all(until < now + TERM_SECONDS - LEAD_SECONDS for until in silent):
             self._doubted = {}
-        elif all(until < now + TERM_SECONDS - LEAD_SECONDS for until in left.values()):
-            self._doubted = {}
-            self._new_terms = self._new_terms or 0.0
+            if silent:
+                self._new_terms = self._new_terms or 0.0
 
     def _notice(self, now: float, started_at: float) -> None:
         """The database's clock, and whether it is another one than a moment ago."""
