@@ -18,8 +18,8 @@ GUARDS = [
     Guard(
         "worker/child.py",
         "memory, processes and processors of a runner are counted for nobody",
-        '    _write(number, b"0")\n',
-        "",
+        '        write_to(path, "0")',
+        "        pass",
         f"{PROBES} -k mixture",
     ),
     Guard(

@@ -106,6 +106,7 @@ def _home_of(environment: Path) -> str | None:
     return next((value.strip() for name, _, value in pairs if name.strip() == "home"), None)
 
 
+@functools.lru_cache(maxsize=256)
 def is_of_system(path: Path) -> bool:
     """Whether `path` is a folder that every runner can read."""
     return any(path.is_relative_to(folder) for folder in SYSTEM) or path == Path("/")

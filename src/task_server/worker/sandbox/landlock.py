@@ -16,6 +16,13 @@ _REMOVE_FILE, _MAKE_CHAR, _MAKE_REG, _MAKE_BLOCK = 1 << 5, 1 << 6, 1 << 8, 1 << 
 _TRUNCATE, _DEVICE_CONTROL = 1 << 14, 1 << 15
 _READ = _EXECUTE | _READ_FILE | _READ_DIR
 _CREATE_DEVICES = _MAKE_CHAR | _MAKE_BLOCK
+_RIGHTS = {
+    Right.READ: _READ,
+    Right.OPEN: _READ_FILE,
+    Right.SHARE: _READ_FILE | _WRITE_FILE | _MAKE_REG | _REMOVE_FILE | _TRUNCATE,
+    Right.DEVICE: _READ_FILE | _WRITE_FILE | _TRUNCATE | _DEVICE_CONTROL,
+    Right.WRITE: 0xFFFF & ~_CREATE_DEVICES & ~_DEVICE_CONTROL,
+}
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
 """How many rights each version knows; from 5 on all 16."""
 _SCOPES = 0b11
@@ -40,15 +47,5 @@ def plan(files: Files, version: int) -> dict[str, Any]:
     return {
         "attributes": (known, 0, scopes),
         "size": 8 if version < 4 else 16 if version < 6 else 24,
-        "paths": [(path, _rights(right) & known) for path, right in files.rights()],
+        "paths": [(path, _RIGHTS[right] & known) for path, right in files.rights()],
     }
-
-
-def _rights(right: Right) -> int:
-    return {
-        Right.READ: _READ,
-        Right.OPEN: _READ_FILE,
-        Right.SHARE: _READ_FILE | _WRITE_FILE | _MAKE_REG | _REMOVE_FILE | _TRUNCATE,
-        Right.DEVICE: _READ_FILE | _WRITE_FILE | _TRUNCATE | _DEVICE_CONTROL,
-        Right.WRITE: 0xFFFF & ~_CREATE_DEVICES & ~_DEVICE_CONTROL,
-    }[right]
