@@ -93,7 +93,7 @@ class Reads(Keeping, Ordering, Learning, Explaining):
 
     async def has_blob(self: Lends, name: str, owner: int) -> bool:
         """Whether an owner has a blob."""
-        return await self.read(lambda rows: blobs.has(rows, name, owner))
+        return await self.look(lambda rows: blobs.has(rows, name, owner))
 
     async def workers(self: Lends) -> list[workers.WorkerRow]:
         """All workers that ever joined, newest first."""

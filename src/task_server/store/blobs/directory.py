@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 STALE_SECONDS = 3600.0
 """A partial file that nobody wrote to for so long was left by a server that died."""
+WHOLE_BYTES = 5 << 18
+"""A blob up to this size is read at once: each further piece is a trip to another thread."""
 _THREADS = 8
 """Of its own: an fsync takes as long as the disk likes, and nothing else may wait for it."""
 _PARTIAL = ".partial"
@@ -204,7 +206,8 @@ def _open(path: Path) -> tuple[BinaryIO, int, bytes]:
     except FileNotFoundError:
         raise absent() from None
     try:
-        return file, os.fstat(file.fileno()).st_size, file.read(PIECE_BYTES)
+        size = os.fstat(file.fileno()).st_size
+        return file, size, file.read(size if size <= WHOLE_BYTES else PIECE_BYTES)
     except OSError:
         file.close()
         raise
