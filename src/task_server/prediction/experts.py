@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from task_server.prediction.history import CALLS, Floats, History, Rows
 from task_server.prediction.regression import (
@@ -42,7 +41,6 @@ COUNT = len(EXPERTS)
 (EFFECTS, SAME, LAST, AVERAGE, MEDIAN, RECENT, NEAREST, STEADY, SAME_LEFT, STEADY_EFFECTS) = range(
     COUNT
 )
-_OF_EFFECTS = [EFFECTS, STEADY_EFFECTS]
 STEEPNESS = 8.0
 PSEUDO_CALLS = 6.0
 LOSS_DECAY = 0.95
@@ -74,23 +72,23 @@ class Experts:
         """What each expert missed calls by, summed with decay."""
         self.counts = [0.0] * COUNT
         """How many calls these were."""
-        self.failures = 0.0
-        """The share of its calls that failed, of late."""
         self._next_fit = FIRST_FIT
 
-    def predict(self, rows: Rows, effects: Floats) -> tuple[Floats, NDArray[np.float64] | None]:
+    def predict(
+        self, rows: Rows, effects: Sequence[tuple[float, float]]
+    ) -> tuple[list[list[float]], Floats | None]:
         """Log seconds by each expert (calls x COUNT, NaN: cannot tell), and squared distances.
 
-        `effects`: those of Effects.sums, calls x 2.
+        `effects`: those of Effects.sums, one a call.
         """
-        found = np.empty((len(rows.arguments), COUNT))
-        found[:] = self._told_of_all()
-        found[:, _OF_EFFECTS] = effects
+        usual = self._told_of_all()
+        found = [[recent, *usual, steady] for recent, steady in effects]
         squares = None
         if self.recent is not None:
-            squares = self._tell_recent(rows, found)
+            squares = self._tell_recent(self.recent, rows, found)
         if self.steady is not None:
-            found[:, STEADY] = self._within(self.steady.predict(rows))
+            for row, told in zip(found, self.steady.predict(rows), strict=True):
+                row[STEADY] = self._within(told)
         self._tell_same(rows, found)
         return found, squares
 
@@ -100,40 +98,40 @@ class Experts:
         history = self.history
         told[LAST] = _mean_of(history.last)
         told[AVERAGE], told[MEDIAN] = history.average, history.median
-        return told
+        return told[SAME:STEADY_EFFECTS]
 
-    def _tell_same(self, rows: Rows, found: Floats) -> None:
+    def _tell_same(self, rows: Rows, found: list[list[float]]) -> None:
         history, recent = self.history, self.recent
         for index, same in history.same(rows):
-            on_worker = history.on_worker(same, int(rows.workers[index]))[:SAME_CALLS]
-            found[index, SAME] = statistics.median(history.times[on_worker].tolist())
+            row = found[index]
+            row[SAME] = statistics.median(history.times_on(same, rows.workers[index])[:SAME_CALLS])
             if recent is not None:
                 count = len(same)
                 more = float(_BY_RECENCY[:count] @ recent.left[same]) / (_SO_FAR[count - 1] + 0.5)
-                found[index, SAME_LEFT] = found[index, RECENT] + more
+                row[SAME_LEFT] = row[RECENT] + more
 
-    def _tell_recent(self, rows: Rows, found: Floats) -> Floats:
-        assert self.recent is not None
-        standard = self.recent.standard(rows.numbers)
-        predicted = self._within(self.recent.predict(standard))
-        squares = distances(self.recent, standard)
-        found[:, RECENT] = predicted
-        found[:, NEAREST] = predicted + nearest_left(self.recent, squares)
+    def _tell_recent(self, recent: Recent, rows: Rows, found: list[list[float]]) -> Floats:
+        predicted, here = recent.predict(rows.numbers)
+        squares = distances(recent, here)
+        left = nearest_left(recent, squares)
+        for row, told, more in zip(found, predicted, left, strict=True):
+            row[RECENT] = held = self._within(told)
+            row[NEAREST] = held + more
         return squares
 
-    def _within(self, predicted: Floats) -> Floats:
+    def _within(self, told: float) -> float:
         history = self.history
-        return np.minimum(np.maximum(predicted, history.least - ROOM), history.most + ROOM)
+        return min(max(told, history.least - ROOM), history.most + ROOM)
 
-    def learn(self, rows: Rows, time: float, *, predicted: Floats, error: float) -> None:
+    def learn(self, rows: Rows, time: float, *, predicted: list[float], error: float) -> None:
         """A call took `time`; `predicted` by each expert, missed by `error` all together."""
         row = self.history.add(rows, time, error=error)
         if self.history.calls >= self._next_fit:
             self._fit()
         elif self.recent is not None:
             told = predicted[RECENT]
-            left = 0.0 if math.isnan(told) else time - float(told)
-            self.recent.note(row, self.recent.standard(rows.numbers), left)
+            left = 0.0 if math.isnan(told) else time - told
+            self.recent.note(row, rows.numbers, left)
 
     def _fit(self) -> None:
         self._next_fit = self.history.calls + max(1, self.history.size // 12)
@@ -145,6 +143,15 @@ def _mean_of(times: Sequence[float]) -> float:
     return math.log(sum(map(math.exp, times)) / len(times))
 
 
+def _mixed(weights: list[float], predicted: list[float]) -> float:
+    total = trust = 0.0
+    for weight, told in zip(weights, predicted, strict=True):
+        if told == told:  # not NaN
+            total += weight * told
+            trust += weight
+    return total / trust
+
+
 class Mixture:
     """How far the experts can be trusted, over all functions and for each."""
 
@@ -153,13 +160,10 @@ class Mixture:
         """As in Experts, of the calls of all functions that were as young."""
         self.counts = [[0.0] * COUNT for _ in range(MATURITIES)]
 
-    def mix(self, experts: Experts | None, predicted: Floats) -> Floats:
+    def mix(self, experts: Experts | None, predicted: Sequence[list[float]]) -> list[float]:
         """Log seconds of each row of `predicted`."""
-        weights = np.array([(loss + 0.01) ** -STEEPNESS for loss in self._expected(experts)])
-        can_tell = predicted == predicted  # not NaN
-        found: Floats = np.where(can_tell, predicted, 0.0) @ weights
-        found /= np.add.reduce(weights * can_tell, axis=1)
-        return found
+        weights = [(loss + 0.01) ** -STEEPNESS for loss in self._expected(experts)]
+        return [_mixed(weights, row) for row in predicted]
 
     def _expected(self, experts: Experts | None) -> list[float]:
         """What each expert is expected to miss the next call by."""
@@ -175,10 +179,10 @@ class Mixture:
             for loss, count, usual in zip(experts.losses, experts.counts, kin, strict=True)
         ]
 
-    def learn(self, experts: Experts, predicted: Floats, time: float, *, stage: int) -> None:
+    def learn(self, experts: Experts, predicted: list[float], time: float, *, stage: int) -> None:
         """What each expert missed a call by, that was predicted at that maturity."""
         kin_losses, kin_counts = self.losses[stage], self.counts[stage]
-        for expert, told in enumerate(predicted.tolist()):
+        for expert, told in enumerate(predicted):
             kin_losses[expert] *= KIN_DECAY
             kin_counts[expert] *= KIN_DECAY
             if told != told:  # NaN: it cannot tell

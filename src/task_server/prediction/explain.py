@@ -49,11 +49,11 @@ def unexplained(history: History) -> Floats:
     rows = history.last_rows(CALLS)
     seen = Rows(
         history.numbers[rows].astype(np.float64),
-        history.codes[rows],
-        history.arguments[rows],
-        history.workers[rows],
+        history.codes[rows].tolist(),
+        history.arguments[rows].tolist(),
+        history.workers[rows].tolist(),
     )
-    left: Floats = history.times[rows] - fit_steady(history).predict(seen)
+    left: Floats = history.times[rows] - np.array(fit_steady(history).predict(seen))
     return left
 
 
@@ -67,9 +67,10 @@ def _of_numbers(history: History, steady: Steady) -> Iterator[Influence]:
 
 
 def _of_categories(history: History, steady: Steady) -> Iterator[Influence]:
+    by_code = np.array(steady.by_code)
     for name, (place, _) in history.slots.items():
         codes = np.unique(history.codes[: history.size, place])
-        adds = steady.by_code[codes]  # -1, of no value, is the last entry: it adds nothing
+        adds = by_code[codes]  # -1, of no value, is the last entry: it adds nothing
         yield Influence(name, _factor(float(adds.max() - adds.min())), None, None, None)
 
 

@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import copysign, isfinite, log1p
+from math import log1p
 
 MAXIMUM = 48
 """Features of one call."""
@@ -15,6 +15,8 @@ DEPTH = 3
 """How deep mappings are looked into."""
 LONG_TEXT = 40
 """Texts beyond this many characters are known by their digest."""
+FINITE = 1e3
+"""The logarithm of any number is less, but that of an infinite one."""
 FEW = 3
 """Lists up to this length are looked at member by member."""
 
@@ -38,9 +40,9 @@ def features_of(args: Sequence[object], kwargs: Mapping[str, object]) -> Feature
         found.add(name, value, 0)
     numbers, categories = found.numbers, found.categories
     text = "\0".join((*numbers, "", *categories, "", *categories.values()))
-    seen = hashlib.blake2b(text.encode(errors="replace"), digest_size=7)
-    seen.update(struct.pack(f"<{len(numbers)}d", *numbers.values()))
-    return Features(numbers, categories, int.from_bytes(seen.digest(), "big"))
+    seen = text.encode(errors="replace") + struct.pack(f"<{len(numbers)}d", *numbers.values())
+    digest = hashlib.blake2b(seen, digest_size=7).digest()
+    return Features(numbers, categories, int.from_bytes(digest, "big"))
 
 
 def signed_log(value: float) -> float:
@@ -73,13 +75,13 @@ class _Found:
 
     def _number(self, name: str, value: float) -> None:
         try:
-            number = float(value)
+            number = log1p(value) if value >= 0 else -log1p(-value)
         except OverflowError:
-            number = 1e308 if value > 0 else -1e308
-        if isfinite(number):
-            self.numbers[name] = copysign(log1p(abs(number)), number)
+            number = signed_log(1e308 if value > 0 else -1e308)
+        if -FINITE < number < FINITE:
+            self.numbers[name] = number
         else:
-            self.categories[name] = str(number)
+            self.categories[name] = str(float(value))
 
     def _text(self, name: str, value: str) -> None:
         if len(value) > LONG_TEXT:

@@ -42,11 +42,11 @@ class Rows:
 
     numbers: Floats
     """Calls x COLUMNS: numbers, and categories as what they mean for the time."""
-    codes: NDArray[np.int16]
+    codes: list[list[int]]
     """Calls x CATEGORIES; -1 where a category is absent or not known."""
-    arguments: NDArray[np.int64]
+    arguments: list[int]
     """Digest of the arguments of each."""
-    workers: NDArray[np.int16]
+    workers: list[int]
     """Number of the worker; -1: not known."""
 
 
@@ -116,27 +116,24 @@ class History:
 
     def rows(self, calls: Sequence[tuple[Features, Sequence[tuple[str, str]], str | None]]) -> Rows:
         """Calls by features, categories (worker, versions too) and worker, as it knows them."""
-        numbers = np.zeros((len(calls), COLUMNS))
-        codes = np.empty((len(calls), CATEGORIES), np.int16)
-        codes.fill(-1)
-        arguments = np.empty(len(calls), np.int64)
-        workers = np.empty(len(calls), np.int16)
-        workers.fill(-1)
-        for index, (features, categories, worker) in enumerate(calls):
-            row = numbers[index]
+        numbers, codes = [], []
+        for features, categories, _ in calls:
+            row = [0.0] * COLUMNS
             for name, number in features.numbers.items():
                 column = self.columns.get(name)
                 if column is not None:
                     row[column] = number
-            self._encode(categories, row, codes[index])
-            arguments[index] = features.digest
-            if worker is not None:
-                workers[index] = self.worker_numbers.get(worker, -1)
-        return Rows(numbers, codes, arguments, workers)
+            codes.append(self._encode(categories, row))
+            numbers.append(row)
+        return Rows(
+            np.array(numbers),
+            codes,
+            [features.digest for features, _, _ in calls],
+            [self.worker_numbers.get(worker, -1) if worker else -1 for _, _, worker in calls],
+        )
 
-    def _encode(
-        self, categories: Sequence[tuple[str, str]], row: Floats, codes: NDArray[np.int16]
-    ) -> None:
+    def _encode(self, categories: Sequence[tuple[str, str]], row: list[float]) -> list[int]:
+        codes = [-1] * CATEGORIES
         for name, value in categories:
             slot = self.slots.get(name)
             if slot is None:
@@ -147,17 +144,17 @@ class History:
                 codes[place] = code
                 total, count = self.encoding[code].tolist()
                 row[column] = total / (count + 1.0)
+        return codes
 
     def same(self, rows: Rows) -> Iterator[tuple[int, NDArray[np.intp]]]:
         """Each of `rows` whose arguments were seen before, with those calls, newest first."""
         seen = self.arguments[: self.size]
-        known = [0]
-        if len(rows.arguments) != 1:
-            known = np.flatnonzero(np.isin(rows.arguments, seen)).tolist()
-        for index in known:
-            found = (seen == rows.arguments[index]).nonzero()[0]
-            if len(found):
-                yield index, self._newest_first(found)
+        known = set(seen.tolist()) if len(rows.arguments) > 1 else rows.arguments
+        for index, digest in enumerate(rows.arguments):
+            if digest in known:
+                found = (seen == digest).nonzero()[0]
+                if len(found):
+                    yield index, self._newest_first(found)
 
     def _newest_first(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Rows in ascending order, by when they were made."""
@@ -167,12 +164,14 @@ class History:
         older = int(rows.searchsorted(newest, side="right"))
         return np.concatenate([rows[:older][::-1], rows[older:][::-1]])
 
-    def on_worker(self, same: NDArray[np.intp], worker: int) -> NDArray[np.intp]:
-        """Those of these rows that ran on that worker; all if there are none."""
+    def times_on(self, same: NDArray[np.intp], worker: int) -> list[float]:
+        """Of those of these rows that ran on that worker; of all if there are none."""
+        times: list[float] = self.times.take(same).tolist()
         if worker < 0:
-            return same
-        found = same[self.workers[same] == worker]
-        return found if len(found) else same
+            return times
+        workers = self.workers.take(same).tolist()
+        found = [time for time, each in zip(times, workers, strict=True) if each == worker]
+        return found or times
 
     # ---- learning
 
@@ -215,9 +214,9 @@ class History:
             new[: len(old)] = old
             setattr(self, name, new)
 
-    def _add_encoding(self, codes: NDArray[np.int16], time: float) -> None:
+    def _add_encoding(self, codes: list[int], time: float) -> None:
         mean = self.mean if self.calls else time
-        for code in codes.tolist():
+        for code in codes:
             if code >= 0:
                 total, count = self.encoding[code].tolist()
                 self.encoding[code] = (

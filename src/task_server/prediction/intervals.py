@@ -7,10 +7,8 @@ conformal inference, Gibbs and Candes 2021).
 
 from __future__ import annotations
 
-import operator
 from collections import deque
 from collections.abc import Collection, Mapping
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -66,19 +64,22 @@ class Intervals:
         size = history.size
         errors = np.concatenate([history.errors[:size], kin * _scale(history, usual)])
         table = np.empty((1 if squares is None else count, len(errors)))
-        table[:, :size] = history.by_age(_BY_AGE)
-        if squares is not None:
+        if squares is None:
+            table[:, :size] = history.by_age(_BY_AGE)
+        else:
             near = np.exp(-2.0 * squares)
             near += FAR_WEIGHT
-            table[:, :size] *= near
+            np.multiply(near, history.by_age(_BY_AGE), out=table[:, :size])
         table[:, size:] = KIN_WEIGHT / len(kin)
         return _each(_quantiles(errors, table, levels), count)
 
     def _levels(self, stage: int) -> Floats:
         """Where to look for the quantiles; ascending, so that these never cross."""
-        moved = map(operator.add, LEVELS.tolist(), self.shifts[stage])
-        held = (min(max(level, OUTERMOST), 1.0 - OUTERMOST) for level in moved)
-        return np.array(list(accumulate(held, max)))
+        found, highest = [], OUTERMOST
+        for (level, _), shift in zip(_PACED, self.shifts[stage], strict=True):
+            highest = max(highest, level + shift)
+            found.append(min(highest, 1.0 - OUTERMOST))
+        return np.array(found)
 
     def _kin(self, stage: int) -> tuple[Floats, float]:
         """Errors of functions as young as that, and how large they are usually."""
@@ -140,7 +141,7 @@ def _scale(history: History, usual: float) -> float:
 def _quantiles(errors: Floats, weights: Floats, levels: Floats) -> Floats:
     """Weighted quantiles, a row of `weights` each."""
     order = errors.argsort(kind="stable")
-    ordered, heavy = errors[order], weights.take(order, axis=1)
+    ordered, heavy = errors.take(order), weights.take(order, axis=1)
     middle = np.add.accumulate(heavy, axis=1)
     totals = middle[:, -1].copy()
     heavy *= 0.5

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from task_server.prediction.effects import Effects, Key, keys_of
 from task_server.prediction.experts import (
@@ -31,13 +30,14 @@ SHORTEST = 1e-4
 """Seconds; shorter calls are all alike: handing them out takes longer."""
 FUNCTIONS = 400
 """Functions known by their calls, those seen last; of others the shared effects are left."""
-FAILURE_DECAY = 0.95
 TIMEOUT_LEVEL = 0.75
 """What a call that ran out of time is taken to need: that quantile of what is above the limit."""
 BEYOND_ALL = 1.5
 """Times the limit, where that is beyond all that was expected."""
 SLOWEST = 2.0
 """Log of how many times slower or faster a worker is taken to be, at most."""
+AT_ONCE = 64
+"""Calls of one function that are estimated at once."""
 FIRST_CALLS = 200
 """First calls of functions, remembered for the next function's first."""
 
@@ -62,9 +62,9 @@ class Estimates:
     """One a call."""
     around: Floats
     """Calls x LEVELS: what to add to the median."""
-    experts: Floats
+    experts: list[list[float]]
     """Calls x experts."""
-    stages: NDArray[np.int64]
+    stages: list[int]
     """How well each call's function was known, maturity()."""
 
     def quantiles(self) -> Floats:
@@ -85,14 +85,14 @@ class Estimates:
         found = Estimates(
             np.empty(count),
             np.empty((count, len(LEVELS))),
-            np.empty((count, COUNT)),
-            np.empty(count, np.int64),
+            [[]] * count,
+            [0] * count,
         )
         for places, part in parts:
             found.medians[places] = part.medians
             found.around[places] = part.around
-            found.experts[places] = part.experts
-            found.stages[places] = part.stages
+            for place, experts, stage in zip(places, part.experts, part.stages, strict=True):
+                found.experts[place], found.stages[place] = experts, stage
         return found
 
 
@@ -119,7 +119,17 @@ class Predictor:
 
     def estimate(self, calls: Sequence[Call]) -> Estimates:
         """Predict each call, in the order given."""
-        return self._estimate([call.function for call in calls], [_see(call) for call in calls])
+        if len(calls) == 1:
+            return self._of_function(calls[0].function, [_see(calls[0])])
+        by_function: dict[str, list[int]] = defaultdict(list)
+        for index, call in enumerate(calls):
+            by_function[call.function].append(index)
+        parts = [
+            (part, self._of_function(function, [_see(calls[each]) for each in part]))
+            for function, places in by_function.items()
+            for part in _pieces(places)
+        ]
+        return Estimates.of_parts(parts, len(calls))
 
     def observe(
         self,
@@ -134,18 +144,16 @@ class Predictor:
         A failure's time says nothing of a success's; a time-out's is the least that it needs.
         """
         if outcome == "failed":
-            self._note_failure(call.function, failed=1.0)
             return
         seen = _see(call)
-        made = made or self._estimate([call.function], [seen])
+        made = made or self._of_function(call.function, [seen])
         if outcome == "timeout":
             seconds = _beyond(seconds, made.quantiles()[0])
         time = float(np.log(max(seconds, SHORTEST)))
         error = time - float(made.medians[0])
         experts = self._experts(call.function, time)
-        self._note_failure(call.function, failed=0.0)
         predicted = made.experts[0]
-        stage = int(made.stages[0])
+        stage = made.stages[0]
         self.mixture.learn(experts, predicted, time, stage=stage)
         self.intervals.learn(stage, error, made.around[0])
         history = experts.history
@@ -174,16 +182,6 @@ class Predictor:
         effect = self.effects.of_worker(worker)
         return math.exp(min(max(effect, -SLOWEST), SLOWEST))
 
-    def failures(self, function: str) -> float:
-        """The share of a function's calls that failed, of late."""
-        experts = self.functions.get(function)
-        return 0.0 if experts is None else experts.failures
-
-    def _note_failure(self, function: str, *, failed: float) -> None:
-        experts = self.functions.get(function)
-        if experts is not None:
-            experts.failures += (failed - experts.failures) * (1.0 - FAILURE_DECAY)
-
     def _experts(self, function: str, time: float) -> Experts:
         experts = self.functions.pop(function, None)
         if experts is None:
@@ -200,44 +198,37 @@ class Predictor:
         self.firsts = firsts
         self._usual_first = median(np.array(firsts)) if firsts else 0.0
 
-    def _estimate(self, functions: Sequence[str], seen: Sequence[_Seen]) -> Estimates:
-        if len(seen) == 1:
-            return self._of_function(functions[0], seen)
-        by_function: dict[str, list[int]] = defaultdict(list)
-        for index, function in enumerate(functions):
-            by_function[function].append(index)
-        parts = [
-            (places, self._of_function(function, [seen[each] for each in places]))
-            for function, places in by_function.items()
-        ]
-        return Estimates.of_parts(parts, len(seen))
-
     def _of_function(self, function: str, seen: Sequence[_Seen]) -> Estimates:
-        effects = np.array([self.effects.sums(each.keys) for each in seen])
+        effects = [self.effects.sums(each.keys) for each in seen]
         experts = self.functions.get(function)
         history = squares = None
         if experts is None:
-            predicted = self._first(effects)
+            predicted = [self._first(*each) for each in effects]
         else:
             history = experts.history
             rows = history.rows([(each.features, each.categories, each.worker) for each in seen])
             predicted, squares = experts.predict(rows, effects)
         stage = maturity(0 if history is None else history.calls)
         return Estimates(
-            self.mixture.mix(experts, predicted),
+            np.array(self.mixture.mix(experts, predicted)),
             self.intervals.around(history, squares, len(seen)),
             predicted,
-            np.array([stage] * len(seen)),
+            [stage] * len(seen),
         )
 
-    def _first(self, effects: Floats) -> Floats:
+    def _first(self, recent: float, steady: float) -> list[float]:
         """A function's first call: between what first calls took and what its kin's take."""
-        predicted = np.full((len(effects), COUNT), np.nan)
-        predicted[:, EFFECTS] = effects[:, 0]
+        predicted = [math.nan] * COUNT
+        predicted[EFFECTS] = recent
         if self.firsts:
-            predicted[:, EFFECTS] = 0.5 * (effects[:, 0] + self._usual_first)
-            predicted[:, STEADY_EFFECTS] = effects[:, 1]
+            predicted[EFFECTS] = 0.5 * (recent + self._usual_first)
+            predicted[STEADY_EFFECTS] = steady
         return predicted
+
+
+def _pieces(places: list[int]) -> Iterator[list[int]]:
+    """A few at a time, whose tables the processor's cache can hold."""
+    return (places[begin : begin + AT_ONCE] for begin in range(0, len(places), AT_ONCE))
 
 
 def _beyond(limit: float, quantiles: Floats) -> float:

@@ -38,6 +38,7 @@ SAME = 1e-6
 """A column that deviates by less tells nothing."""
 
 _BY_AGE = falling(AGE_WEIGHT)
+_NONE = np.zeros(0, np.intp)
 _PAIRS = {count: np.triu_indices(count) for count in range(STRONGEST + 1)}
 
 
@@ -45,40 +46,37 @@ _PAIRS = {count: np.triu_indices(count) for count in range(STRONGEST + 1)}
 class Recent:
     """The regression that leans on recent calls."""
 
-    columns: NDArray[np.intp]
-    """Those that differ from call to call; all below is of these alone."""
     means: Floats
-    deviations: Floats
-    coefficients: Floats
-    level: float
-    strongest: NDArray[np.intp] | None
-    """Columns that count more than by their multiples. None: there are none."""
+    """Of all columns."""
+    through: Floats
+    """Columns x what deviations from the means make together: log seconds, the features that count
+    more than by their multiples, and the coordinates in which differences cost time."""
+    level: Floats
+    """The same of a call of means."""
     bend: Floats
-    """What the product of any two of these adds."""
-    weights: Floats
-    """How much each column that was told counts for the distance of two calls."""
+    """What the product of any two of these features adds."""
     left: Floats
     """What it leaves of each remembered call."""
-    told: NDArray[np.intp] | None
-    """The columns that tell calls from each other. None: all."""
     there: NDArray[np.float32]
-    """Each remembered call where differences cost time: calls x those columns."""
+    """Each remembered call in these coordinates."""
     norms: NDArray[np.float32]
     """Its squared length."""
 
-    def standard(self, numbers: Floats) -> Floats:
-        """Columns in deviations from their means."""
-        return (numbers.take(self.columns, axis=1) - self.means) / self.deviations
+    def predict(self, numbers: Floats) -> tuple[list[float], NDArray[np.float32]]:
+        """Log seconds of each row of columns, and where it is."""
+        found = (numbers - self.means) @ self.through
+        found += self.level
+        told = found[:, 0]
+        begin = 1 + len(self.bend)
+        if begin > 1:
+            strongest = found[:, 1:begin]
+            told += np.vecdot(strongest @ self.bend, strongest)
+        return told.tolist(), found[:, begin:].astype(np.float32)
 
-    def place(self, standard: Floats) -> NDArray[np.float32]:
-        """Where calls are, in coordinates whose differences cost time."""
-        if self.told is not None:
-            standard = standard.take(self.told, axis=1)
-        return (standard * self.weights).astype(np.float32)
-
-    def note(self, row: int, standard: Floats, left: float) -> None:
+    def note(self, row: int, numbers: Floats, left: float) -> None:
         """A call has become row `row` of what is remembered."""
-        there = self.place(standard)
+        begin = 1 + len(self.bend)
+        there = ((numbers - self.means) @ self.through[:, begin:]).astype(np.float32)
         norms = (there**2).sum(axis=1)
         if row == len(self.left):
             self.left = np.append(self.left, left)
@@ -86,15 +84,6 @@ class Recent:
             self.norms = np.concatenate([self.norms, norms])
         else:
             self.left[row], self.there[row], self.norms[row] = left, there[0], norms[0]
-
-    def predict(self, standard: Floats) -> Floats:
-        """Log seconds of each row."""
-        found: Floats = standard @ self.coefficients
-        found += self.level
-        if self.strongest is not None:
-            strongest = standard.take(self.strongest, axis=1)
-            found += np.vecdot(strongest @ self.bend, strongest)
-        return found
 
 
 @dataclass(slots=True)
@@ -104,15 +93,16 @@ class Steady:
     level: float
     """Of a call whose numbers are all 0."""
     coefficients: Floats
-    by_code: Floats
+    by_code: list[float]
     """What each code adds; those that are new add nothing, nor does the last, which is of none."""
 
-    def predict(self, rows: Rows) -> Floats:
+    def predict(self, rows: Rows) -> list[float]:
         """Log seconds of each row."""
-        found: Floats = rows.numbers @ self.coefficients
-        found += self.level
-        found += np.add.reduce(self.by_code.take(rows.codes), axis=1)
-        return found
+        of_numbers = (rows.numbers @ self.coefficients).tolist()
+        return [
+            told + self.level + sum([self.by_code[code] for code in codes])
+            for told, codes in zip(of_numbers, rows.codes, strict=True)
+        ]
 
 
 def _ridge(matrix: Floats, target: Floats, *, weights: Floats | None, shrink: float) -> Floats:
@@ -145,48 +135,42 @@ def fit_recent(history: History) -> Recent:
     coefficients = _ridge(standard, times - level, weights=weights, shrink=1.0)
     left = times - level - standard @ coefficients
     costs = np.abs(coefficients)
-    told = None
+    strongest = _strongest(costs) if size >= ENOUGH else _NONE
+    bend = np.zeros((len(strongest), len(strongest)))
+    if len(strongest):
+        curves, middles, curve = _curves(standard.take(strongest, axis=1), left, weights)
+        bend[_PAIRS[len(strongest)]] = curve
+        level -= float(middles @ curve)
+        left = left - curves @ curve
+    told = np.arange(len(columns))
     if len(columns) > COORDINATES:
         told = np.argsort(-costs, kind="stable")[:COORDINATES]
-        costs = costs[told]
-    found = Recent(
-        columns=columns,
-        means=means[columns],
-        deviations=deviations,
-        coefficients=coefficients,
-        level=level,
-        strongest=None,
-        bend=np.zeros((0, 0)),
-        weights=costs + 0.01,
-        left=left,
-        told=told,
-        there=np.zeros(0, np.float32),
-        norms=np.zeros(0, np.float32),
-    )
-    found.there = found.place(standard)
-    found.norms = (found.there**2).sum(axis=1)
-    if size >= ENOUGH:
-        _bend(found, standard, weights)
-    return found
+    there = (standard.take(told, axis=1) * (costs[told] + 0.01)).astype(np.float32)
+    begin = 1 + len(strongest)
+    middle = np.zeros(COLUMNS)
+    middle[: len(means)] = means
+    through = np.zeros((COLUMNS, begin + len(told)))
+    through[columns, 0] = coefficients / deviations
+    through[columns[strongest], np.arange(1, begin)] = 1.0 / deviations[strongest]
+    weighted = (costs[told] + 0.01) / deviations[told]
+    through[columns[told], np.arange(begin, begin + len(told))] = weighted
+    levels = np.zeros(through.shape[1])
+    levels[0] = level
+    return Recent(middle, through, levels, bend, left, there, (there**2).sum(axis=1))
 
 
-def _bend(found: Recent, standard: Floats, weights: Floats) -> None:
-    """Add squares and products of the features that count most."""
-    order = np.argsort(-np.abs(found.coefficients))[:STRONGEST]
-    strongest = order[np.abs(found.coefficients[order]) > 0.02]
-    if not len(strongest):
-        return
-    first, second = _PAIRS[len(strongest)]
-    bent = standard.take(strongest, axis=1)
+def _strongest(costs: Floats) -> NDArray[np.intp]:
+    order = np.argsort(-costs)[:STRONGEST]
+    return order[costs[order] > 0.02]
+
+
+def _curves(bent: Floats, left: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Squares and products of features, their means, and what each of them adds."""
+    first, second = _PAIRS[bent.shape[1]]
     curves = bent.take(first, axis=1) * bent.take(second, axis=1)
     means = curves.mean(axis=0)
     curves -= means
-    curve = _ridge(curves, found.left, weights=weights, shrink=3.0)
-    found.strongest = strongest
-    found.bend = np.zeros((len(strongest), len(strongest)))
-    found.bend[first, second] = curve
-    found.level -= float(means @ curve)
-    found.left = found.left - curves @ curve
+    return curves, means, _ridge(curves, left, weights=weights, shrink=3.0)
 
 
 def fit_steady(history: History) -> Steady:
@@ -210,7 +194,7 @@ def fit_steady(history: History) -> Steady:
         coefficients[columns] = found[: len(columns)] / deviations
         by_code[chosen] = found[len(columns) :]
         level -= float(means[differs] @ coefficients[columns])
-    return Steady(level, coefficients, by_code)
+    return Steady(level, coefficients, by_code.tolist())
 
 
 def _values(history: History) -> tuple[NDArray[np.intp], Floats]:
@@ -227,26 +211,29 @@ def _values(history: History) -> tuple[NDArray[np.intp], Floats]:
     return chosen, ones[:, :-1]
 
 
-def distances(recent: Recent, standard: Floats) -> Floats:
-    """Squared distance of each row from each remembered call, where differences cost time."""
-    here = recent.place(standard)
+def distances(recent: Recent, here: NDArray[np.float32]) -> Floats:
+    """Squared distance of each row of coordinates from each remembered call."""
     squares: Floats = np.add.reduce(here * here, axis=1)[:, None] + recent.norms
-    here *= 2.0
-    squares -= here @ recent.there.T
+    squares -= (here * 2.0) @ recent.there.T
     return np.maximum(squares, 0.0, out=squares)
 
 
-def nearest_left(recent: Recent, squares: Floats) -> Floats:
+def nearest_left(recent: Recent, squares: Floats) -> list[float]:
     """What the regression left of the nearest calls, as a correction of each row."""
     known = len(recent.left)
     count = min(NEAREST, known)
     if count < 3:
-        return np.zeros(len(squares))
+        return [0.0] * len(squares)
     chosen = squares.argpartition(count - 1, axis=1)[:, :count]
     places = chosen if len(chosen) == 1 else chosen + np.arange(0, squares.size, known)[:, None]
-    weights = squares.take(places)
-    weights += 0.05
-    weights = 1.0 / weights
-    found: Floats = np.vecdot(weights, recent.left.take(chosen))
-    found /= np.add.reduce(weights, axis=1) + 2.0
-    return found
+    near, left = squares.take(places).tolist(), recent.left.take(chosen).tolist()
+    return [_weighed(*each) for each in zip(near, left, strict=True)]
+
+
+def _weighed(squares: list[float], left: list[float]) -> float:
+    total, trust = 0.0, 2.0
+    for square, each in zip(squares, left, strict=True):
+        weight = 1.0 / (square + 0.05)
+        total += weight * each
+        trust += weight
+    return total / trust

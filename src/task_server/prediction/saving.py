@@ -14,7 +14,7 @@ from task_server.prediction.experts import Experts
 from task_server.prediction.predictor import Predictor
 from task_server.prediction.regression import Recent, Steady
 
-VERSION = 3
+VERSION = 4
 """Of the bytes. What another version wrote is not read: the functions are learned anew."""
 _ARRAY = 1
 
