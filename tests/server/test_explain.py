@@ -130,7 +130,7 @@ async def test_what_is_next_says_so_and_what_comes_first(app: App) -> None:
 
     assert "1 of 1 worker could have it now; it is next" in (await explained(app, first))["summary"]
     told = await explained(app, second)
-    assert "1 task of the same owner come first" in told["reasons"][0]["message"]
+    assert "1 task of the same owner comes first" in told["reasons"][0]["message"]
     assert told["before"] == {"tasks": 1, "owners": 0}
 
 

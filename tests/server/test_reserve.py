@@ -46,7 +46,7 @@ async def test_memory_is_kept_free_by_what_calls_of_the_function_took(tmp_path: 
 
     assert [task["limits"] for task in running] == [{"reserved": 8 * GIB}]
     assert told["workers"]["lacks"] == {"free_memory": 1}
-    assert told["summary"].startswith("waiting: 0 of 1 worker have 8 GiB free")
+    assert told["summary"].startswith("waiting: 0 of 1 worker has 8 GiB free")
     (kept,) = (each for each in told["reasons"] if each["code"] == "memory")
     assert "8 GiB of memory are kept free" in kept["message"]
 

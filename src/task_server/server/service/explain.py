@@ -200,7 +200,8 @@ def _first(before: Before) -> list[Reason]:
     if before.tasks:
         number = f"{MOST:,} or more tasks" if before.tasks >= MOST else None
         tasks = number or wording.count_of(before.tasks, "task")
-        found.append(Reason("order", f"{tasks} of the same owner come first"))
+        come = "comes" if before.tasks == 1 else "come"
+        found.append(Reason("order", f"{tasks} of the same owner {come} first"))
     if before.owners:
         owners = wording.count_of(before.owners, "other owner")
         found.append(Reason("share", f"{owners} had less of the workers lately"))
@@ -219,7 +220,8 @@ def _told(found: Standing, need: Need, before: Before, expected: Span | None) ->
         turn = reasons[0].message if reasons else "it is next"
         told = f"{found.free} of {workers} could have it now; {turn}"
     else:
-        told = f"0 of {workers} have {wording.wanted(found.lacks, need)}"
+        have = "has" if found.total == 1 else "have"
+        told = f"0 of {workers} {have} {wording.wanted(found.lacks, need)}"
     if expected is None or expected.high <= 0:
         return told
     return f"{told}; next slot expected in {wording.span(expected.low, expected.high)}"

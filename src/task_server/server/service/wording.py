@@ -43,6 +43,10 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
+def _cores(number: float) -> str:
+    return f"{number:g} core" if number == 1 else f"{number:g} cores"
+
+
 def lacking(lack: Lack, number: int, need: Need) -> str:
     """That so many workers lack it."""
     return f"{count_of(number, 'worker')} {_have_not(lack, need, is_one=number == 1)}"
@@ -50,7 +54,7 @@ def lacking(lack: Lack, number: int, need: Need) -> str:
 
 def _have_not(lack: Lack, need: Need, *, is_one: bool) -> str:
     requires = need.requires
-    cores, memory = f"{requires.cpu:g} cores", size(requires.memory or requires.reserved)
+    cores, memory = _cores(requires.cpu), size(requires.memory or requires.reserved)
     labels = ", ".join(f"{name}={value}" for name, value in requires.labels)
     gpus = count_of(requires.gpu, "GPU")
     has, reaches, asks = ("has", "does", "asks") if is_one else ("have", "do", "ask")
@@ -79,7 +83,7 @@ def wanted(lacks: Mapping[Lack, int], need: Need) -> str:
     requires = need.requires
     words: Mapping[Lack, str] = {
         "free_slot": "a free slot",
-        "free_cpu": f"{requires.cpu:g} cores free",
+        "free_cpu": f"{_cores(requires.cpu)} free",
         "free_memory": f"{size(requires.memory or requires.reserved)} free",
         "free_gpu": f"{count_of(requires.gpu, 'GPU')} free",
     }
