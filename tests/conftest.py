@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.folders import let_damage
+from tests.folders import RunFolder
 from tests.postgres import Cluster, Databases, cluster
 
 VERSION = int(os.environ.get("TASK_SERVER_POSTGRES", "18"))
@@ -18,7 +15,7 @@ VERSION = int(os.environ.get("TASK_SERVER_POSTGRES", "18"))
 QUICK = ("fsync=off", "autovacuum=off", "shared_buffers=64MB", "max_connections=200")
 
 
-OWN_FOLDER = pytest.StashKey[Path]()
+OWN_FOLDER = pytest.StashKey[RunFolder]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -29,15 +26,14 @@ def pytest_configure(config: pytest.Config) -> None:
     also to the runners of tests that are going on: they would find nothing to import.
     """
     if config.option.basetemp is None:
-        config.stash[OWN_FOLDER] = Path(tempfile.mkdtemp(prefix="task-server-tests-"))
-        config.option.basetemp = str(config.stash[OWN_FOLDER])
+        config.stash[OWN_FOLDER] = own = RunFolder()
+        config.option.basetemp = str(own.path / "all")  # pytest makes it anew
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave nothing behind."""
     if (own := config.stash.get(OWN_FOLDER, None)) is not None:
-        let_damage(own)
-        shutil.rmtree(own, ignore_errors=True)
+        own.remove()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
