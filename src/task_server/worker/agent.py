@@ -340,11 +340,12 @@ class Agent:
         """Tell what there is to tell, in the way that keeps tasks coming.
 
         While they flow, one exchange reports and takes the next. Else the report goes beside a
-        parked exchange, which then is there already when the next task comes.
+        parked exchange, which then is there already when the next task comes. A session's first
+        exchange asks in any case: it lists what is held.
         """
         ready = len(self._spool.pending) - len(self._in_flight)
         has_reports = ready > 0 and not self._gathers(ready)
-        if has_reports and not self._is_flowing:
+        if has_reports and not self._is_flowing and not self._session.is_new():
             self._reporting = asyncio.ensure_future(self._exchange("report"))
             self._park_at = 0.0
         elif has_reports or self._has_news():

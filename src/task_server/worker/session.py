@@ -45,6 +45,10 @@ class Session:
         self._number = self._seen = 0
         self.doubt()
 
+    def is_new(self) -> bool:
+        """Whether nothing was said in it yet."""
+        return self._number == 0
+
     def doubt(self) -> None:
         """An exchange failed, so a reply may be lost: tell all that is held the next time."""
         self._list_held_at = 0.0
