@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
 SECONDS = 90.0
@@ -12,9 +12,9 @@ SECONDS = 90.0
 class Connection:
     """One kept connection to a server."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, *, timeout: float = SECONDS) -> None:
         parts = urlsplit(url)
-        self._connection = http.client.HTTPConnection(parts.netloc, timeout=SECONDS)
+        self._connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def post(self, path: str, body: bytes) -> bytes:
@@ -25,6 +25,13 @@ class Connection:
     def get(self, path: str) -> bytes:
         """The reply's body. Raises RuntimeError when refused."""
         self._connection.request("GET", path, headers=self._headers)
+        return _read(self._connection.getresponse())
+
+    def put(self, path: str, pieces: Iterable[bytes], size_bytes: int) -> bytes:
+        """The reply's body. Raises RuntimeError when refused."""
+        headers = {**self._headers, "Content-Type": "application/octet-stream"}
+        headers["Content-Length"] = str(size_bytes)
+        self._connection.request("PUT", path, pieces, headers)
         return _read(self._connection.getresponse())
 
     def stream(self, path: str) -> Iterator[bytes]:

@@ -10,22 +10,24 @@ this machine's disk until the end.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import hashlib
+import json
 import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
-import aiohttp
-import msgspec
 from msgspec import Struct
 
 from bench.bed import Server
+from bench.http import Connection
 from bench.memory import peak_rss_mb
 from task_server.client.client import Client
 from task_server.server.administration import create_token
@@ -35,6 +37,7 @@ MIB = 2**20
 STAND_STILL_SECONDS = 2.0
 """How long all replies stand open and nobody reads on: what is sent too early piles up then."""
 LEASE_SECONDS = 900
+SILENCE_SECONDS = 600.0
 
 
 class Target(Struct, frozen=True):
@@ -81,66 +84,58 @@ class Answer(Struct, frozen=True):
 
 
 class Loader:
-    """The worker and the readers."""
+    """The worker and the readers, each with a connection of its own."""
 
-    def __init__(self, target: Target, session: aiohttp.ClientSession) -> None:
+    def __init__(self, target: Target) -> None:
         self._target = target
-        self._session = session
         self._worker: dict[str, str] = {}
         self._number = 0
 
-    async def submit(self, count: int) -> list[str]:
+    def submit(self, count: int) -> list[str]:
         """Submit tasks; gives their ids."""
         tasks = [{"function": "builtins:len", "args": [[number]]} for number in range(count)]
-        body = {"tasks": tasks}
-        told = await self._ask("POST", "/v1/tasks", body, self._target.user)
+        told = self._ask("/v1/tasks", {"tasks": tasks}, self._target.user)
         return [str(each) for each in told["ids"]]
 
-    async def lease(self, count: int) -> dict[str, str]:
+    def lease(self, count: int) -> dict[str, str]:
         """Join, and take so many tasks: id -> lease."""
-        join = {"name": "loader", "protocol": [1, 1], "slots": count}
+        join: dict[str, object] = {"name": "loader", "protocol": [1, 1], "slots": count}
         join["pythons"] = [f"{sys.version_info.major}.{sys.version_info.minor}"]
-        self._worker = await self._ask("POST", "/v1/workers", join, self._target.worker)
+        self._worker = self._ask("/v1/workers", join, self._target.worker)
         leases: dict[str, str] = {}
         while len(leases) < count:
-            reply = await self._exchange([], want=count - len(leases))
+            reply = self._exchange([], want=count - len(leases))
             leases |= {task["id"]: task["lease"] for task in reply["tasks"]}
         return leases
 
-    async def upload(self, answer: Answer, digest: str) -> None:
+    def upload(self, answer: Answer, digest: str) -> None:
         """Store an answer as a blob."""
-        async with self._session.put(
-            f"{self._target.url}/v1/blobs/sha256:{digest}",
-            data=_sent(answer),
-            headers=self._headers(self._target.worker),
-        ) as reply:
-            await _check(reply)
+        with self._connected(self._target.worker) as connection:
+            connection.put(f"/v1/blobs/sha256:{digest}", answer.pieces(), answer.mib * MIB)
 
-    async def report(self, digests: dict[str, str]) -> None:
+    def report(self, digests: dict[str, str]) -> None:
         """Report blobs as what the attempts came to: lease -> digest."""
         reports = [
             {"lease": lease, "outcome": "succeeded", "encoding": "pickle", "blob": f"sha256:{it}"}
             for lease, it in digests.items()
         ]
-        reply = await self._exchange(reports, want=0)
+        reply = self._exchange(reports, want=0)
         statuses = {each["status"] for each in reply["decisions"]}
         if statuses != {200} or len(reply["decisions"]) != len(digests):
             raise RuntimeError(f"reports were decided {statuses}")
 
-    async def download(self, task: str, opened: asyncio.Barrier) -> str:
+    def download(self, task: str, opened: threading.Barrier) -> str:
         """Read an answer, once all are being read; gives its digest."""
-        async with self._session.get(
-            f"{self._target.url}/v1/tasks/{task}/answer", headers=self._headers(self._target.user)
-        ) as reply:
-            await _check(reply)
-            await opened.wait()
-            await asyncio.sleep(STAND_STILL_SECONDS)
-            digest = hashlib.sha256()
-            async for piece in reply.content.iter_any():
+        with self._connected(self._target.user) as connection:
+            pieces = connection.stream(f"/v1/tasks/{task}/answer")
+            digest = hashlib.sha256(next(pieces))
+            opened.wait(SILENCE_SECONDS)
+            time.sleep(STAND_STILL_SECONDS)
+            for piece in pieces:
                 digest.update(piece)
             return digest.hexdigest()
 
-    async def _exchange(self, reports: list[dict[str, str]], *, want: int) -> dict[str, list[dict]]:  # type: ignore[type-arg]
+    def _exchange(self, reports: list[dict[str, str]], *, want: int) -> dict[str, Any]:
         self._number += 1
         body = {
             "session": self._worker["session"],
@@ -152,51 +147,37 @@ class Loader:
             "reports": reports,
         }
         path = f"/v1/workers/{self._worker['worker']}/exchange"
-        return await self._ask("POST", path, body, self._target.worker)
+        return self._ask(path, body, self._target.worker)
 
-    async def _ask(self, method: str, path: str, body: object, token: str) -> dict:  # type: ignore[type-arg]
-        async with self._session.request(
-            method, self._target.url + path, json=body, headers=self._headers(token)
-        ) as reply:
-            await _check(reply)
-            return msgspec.json.decode(await reply.read(), type=dict)
+    def _ask(self, path: str, body: object, token: str) -> dict[str, Any]:
+        with self._connected(token) as connection:
+            told: dict[str, Any] = json.loads(connection.post(path, json.dumps(body).encode()))
+            return told
 
-    def _headers(self, token: str) -> dict[str, str]:
-        return {"Authorization": f"Bearer {token}"}
+    def _connected(self, token: str) -> closing[Connection]:
+        return closing(Connection(self._target.url, token, timeout=SILENCE_SECONDS))
 
 
-async def _sent(answer: Answer) -> AsyncIterator[bytes]:
-    for piece in answer.pieces():
-        yield piece
-
-
-async def _check(reply: aiohttp.ClientResponse) -> None:
-    if reply.status >= 300:
-        raise RuntimeError(f"{reply.status}: {(await reply.read()).decode(errors='replace')}")
-
-
-async def measure(target: Target, *, answers: int, mib: int) -> Peaks:
+def measure(target: Target, *, answers: int, mib: int) -> Peaks:
     """Send that many answers of that many MiB up and down at once."""
     start = peak_rss_mb(target.process)
-    await asyncio.to_thread(_submit_argument, target, mib)
+    _submit_argument(target, mib)
     argument = peak_rss_mb(target.process)
     all_answers = [Answer(number, mib) for number in range(answers)]
-    digests = [await asyncio.to_thread(answer.digest) for answer in all_answers]
+    digests = [answer.digest() for answer in all_answers]
     # An argument's task would be dealt too: it is left alone, for its attempt never ends.
-    async with _session(answers) as session:
-        loader = Loader(target, session)
-        tasks = await loader.submit(answers)
-        leases = await loader.lease(answers + 1)
+    loader = Loader(target)
+    tasks = loader.submit(answers)
+    leases = loader.lease(answers + 1)
+    with ThreadPoolExecutor(answers) as threads:
         begun = time.monotonic()
-        await asyncio.gather(*map(loader.upload, all_answers, digests))
+        list(threads.map(loader.upload, all_answers, digests))
         upload_seconds = time.monotonic() - begun
         uploads = peak_rss_mb(target.process)
-        await loader.report(
-            {leases[task]: digest for task, digest in zip(tasks, digests, strict=True)}
-        )
+        loader.report({leases[task]: digest for task, digest in zip(tasks, digests, strict=True)})
         begun = time.monotonic()
-        opened = asyncio.Barrier(answers)
-        read = await asyncio.gather(*(loader.download(task, opened) for task in tasks))
+        opened = threading.Barrier(answers)
+        read = list(threads.map(lambda task: loader.download(task, opened), tasks))
         download_seconds = time.monotonic() - begun - STAND_STILL_SECONDS
     if read != digests:
         raise RuntimeError("an answer came back with another content")
@@ -207,13 +188,6 @@ async def measure(target: Target, *, answers: int, mib: int) -> Peaks:
 def _submit_argument(target: Target, mib: int) -> None:
     with Client(target.url, target.user) as client:
         client.submit(len, random.Random(0).randbytes(mib * MIB))
-
-
-def _session(connections: int) -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections + 1),
-        timeout=aiohttp.ClientTimeout(total=None, sock_read=600),
-    )
 
 
 @contextmanager
@@ -258,7 +232,7 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="task-server-bench-", dir=asked.data) as folder:
         _check_room(Path(folder), asked.answers * asked.mib * MIB)
         with serving(Path(folder), asked.blobs) as target:
-            peaks = asyncio.run(measure(target, answers=asked.answers, mib=asked.mib))
+            peaks = measure(target, answers=asked.answers, mib=asked.mib)
     total = asked.answers * asked.mib
     print(f"{asked.answers} answers of {asked.mib} MiB at once; most memory in use by the server:")
     print(f"  at the start            {peaks.start:6.0f} MB")

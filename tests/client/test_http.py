@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from task_server.client.aio import AsyncTransport
 from task_server.client.http import HttpTransport
 from task_server.client.requests import Request
-from task_server.errors import NotFound, ServerUnreachable, TaskServerError
+from task_server.errors import ServerUnreachable, TaskServerError
 
 Behaviour = Callable[["Handler"], None]
-FULL = Path("/dev/full")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -285,51 +282,3 @@ def test_many_threads_share_a_transport(server: Server, transport: HttpTransport
         thread.join()
 
     assert wrong == []
-
-
-async def test_the_async_transport_sends_and_reads(server: Server, tmp_path: Path) -> None:
-    server.behaviour = lambda handler: handler.say(200, handler.received or b"content")
-    file, copy = tmp_path / "file", tmp_path / "copy"
-    file.write_bytes(b"x" * 600_000)
-
-    async with AsyncTransport(server.url, "secret") as transport:
-        status, headers, body = await transport.request(
-            "POST", "/x", b"hello", {"Content-Type": "text/plain"}, timeout=5
-        )
-        uploaded = await transport.upload("/up", file)
-        await transport.download("/down", copy)
-
-    assert (status, headers["content-length"], body) == (200, "5", b"hello")
-    assert uploaded.body == file.read_bytes()
-    assert copy.read_bytes() == b"content"
-
-
-async def test_the_async_transport_tells_lost_servers_and_refusals(
-    server: Server, tmp_path: Path
-) -> None:
-    async with AsyncTransport(server.url) as transport:
-        server.behaviour = Handler.hang_up
-        with pytest.raises(ServerUnreachable):
-            await transport.request("POST", "/x", b"{}", timeout=5)
-
-        server.behaviour = lambda handler: handler.say(404, b'{"code":"not_found"}')
-        with pytest.raises(NotFound):
-            await transport.download("/x", tmp_path / "copy")
-
-        server.behaviour = cut
-        with pytest.raises(ServerUnreachable):
-            await transport.download("/x", tmp_path / "copy")
-
-        server.behaviour = keep_silent
-        with pytest.raises(ServerUnreachable):
-            await transport.request("GET", "/x", timeout=0.05)
-        server.released.set()
-
-
-@pytest.mark.skipif(not FULL.exists(), reason="no device here is always full")
-async def test_a_full_disk_is_not_taken_for_a_lost_server(server: Server) -> None:
-    async with AsyncTransport(server.url) as transport:
-        with pytest.raises(OSError) as caught:
-            await transport.download("/x", FULL)
-
-    assert caught.value.errno == errno.ENOSPC

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import urllib.request
@@ -95,7 +94,7 @@ def test_many_large_answers_at_once_take_little_memory(there: Place) -> None:
         worker=there.token("worker", "loader"),
     )
 
-    peaks = asyncio.run(measure(target, answers=12, mib=64))
+    peaks = measure(target, answers=12, mib=64)
 
     assert peaks.downloads < 315, peaks
 

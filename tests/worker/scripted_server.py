@@ -7,14 +7,29 @@ import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
-
-from aiohttp import web
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from task_server.environments.lock import empty_lock
+from tests.client.raw_server import Link, raw_server
 
 WAIT_SECONDS = 20.0
-Decide = Callable[[dict[str, Any]], web.Response | None]
+
+
+class Response(NamedTuple):
+    """What is replied to a request."""
+
+    status: int
+    body: bytes
+    media_type: str = "application/json"
+
+    def as_http(self) -> bytes:
+        """Its bytes."""
+        head = f"HTTP/1.1 {self.status} -\r\nContent-Type: {self.media_type}\r\n"
+        return f"{head}Content-Length: {len(self.body)}\r\n\r\n".encode() + self.body
+
+
+Decide = Callable[[dict[str, Any]], Response | None]
 
 
 class ScriptedServer:
@@ -95,25 +110,32 @@ class ScriptedServer:
         """The newest: an older one is of a worker that died, whatever it left parked."""
         return f"session {len(self.joins)}"
 
-    def application(self) -> web.Application:
-        application = web.Application(client_max_size=1 << 28)
-        application.router.add_post("/v1/workers", self._join)
-        application.router.add_post("/v1/workers/{id}/exchange", self._exchange)
-        application.router.add_get("/v1/blobs/{name}", self._get_blob)
-        application.router.add_put("/v1/blobs/{name}", self._put_blob)
-        return application
+    async def talk(self, link: Link) -> None:
+        """Answer the requests of one connection."""
+        while True:
+            head, _, body = (await link.hear()).partition(b"\r\n\r\n")
+            method, path, _ = head.decode().split(" ", 2)
+            response = await self._respond(method, unquote(path), body)
+            await link.say(response.as_http())
 
-    async def _join(self, request: web.Request) -> web.Response:
-        self.joins.append(await request.json())
+    async def _respond(self, method: str, path: str, body: bytes) -> Response:
+        if path == "/v1/workers":
+            return self._join(json.loads(body))
+        if path.endswith("/exchange"):
+            return await self._exchange(json.loads(body))
+        name = path.removeprefix("/v1/blobs/")
+        return self._put_blob(name, body) if method == "PUT" else self._get_blob(name)
+
+    def _join(self, asked: dict[str, Any]) -> Response:
+        self.joins.append(asked)
         if self.join_status != 200:
             code = "unavailable" if self.join_status == 503 else "forbidden"
             return problem(self.join_status, code)
         told = {"worker": "worker 1", "session": self._session, "protocol": 1}
         seconds = {"lease_seconds": self.lease_seconds, "renew_seconds": self.lease_seconds / 3}
-        return web.json_response(told | seconds)
+        return Response(200, json.dumps(told | seconds).encode())
 
-    async def _exchange(self, request: web.Request) -> web.Response:
-        asked = await request.json()
+    async def _exchange(self, asked: dict[str, Any]) -> Response:
         self.exchanges.append(asked)
         newest = len(self.exchanges)
         other = self.decide(asked)
@@ -130,7 +152,7 @@ class ScriptedServer:
         extra, self.extra = self.extra, {}
         decisions = [{"lease": each["lease"], "status": 200} for each in reports]
         told = {"number": asked["number"], "decisions": decisions, "tasks": dealt, **extra}
-        return web.json_response(told)
+        return Response(200, json.dumps(told).encode())
 
     async def _park(self, asked: dict[str, Any], newest: int) -> None:
         loop = asyncio.get_running_loop()
@@ -140,42 +162,30 @@ class ScriptedServer:
                 return
             await asyncio.sleep(0.005)
 
-    async def _get_blob(self, request: web.Request) -> web.Response:
-        data = self.blobs.get(request.match_info["name"])
-        return problem(404, "not_found") if data is None else web.Response(body=data)
+    def _get_blob(self, name: str) -> Response:
+        data = self.blobs.get(name)
+        return problem(404, "not_found") if data is None else Response(200, data)
 
-    async def _put_blob(self, request: web.Request) -> web.Response:
-        data = await request.read()
-        name = request.match_info["name"]
+    def _put_blob(self, name: str, data: bytes) -> Response:
         assert name == "sha256:" + hashlib.sha256(data).hexdigest()
         status = self.blob_statuses.pop(0) if self.blob_statuses else 201
         if status == 201:
             self.blobs[name] = data
-            return web.json_response({"blob": name}, status=201)
+            return Response(201, json.dumps({"blob": name}).encode())
         return problem(status, "too_large" if status == 413 else "unavailable")
 
 
-def problem(status: int, code: str) -> web.Response:
+def problem(status: int, code: str) -> Response:
     """A refusal as the server tells it."""
     told = {"type": "about:blank", "title": code, "status": status, "detail": code, "code": code}
-    return web.Response(
-        status=status,
-        body=json.dumps({**told, "retryable": status == 503}).encode(),
-        content_type="application/problem+json",
-    )
+    body = json.dumps({**told, "retryable": status == 503}).encode()
+    return Response(status, body, "application/problem+json")
 
 
 @asynccontextmanager
-async def scripted_server(port: int = 0) -> AsyncIterator[ScriptedServer]:
+async def scripted_server() -> AsyncIterator[ScriptedServer]:
     """A scripted server while the block runs."""
     server = ScriptedServer()
-    runner = web.AppRunner(server.application(), shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", port)
-    await site.start()
-    (address,) = runner.addresses
-    server.url = f"http://127.0.0.1:{address[1]}"
-    try:
+    async with raw_server(server.talk) as raw:
+        server.url = raw.url
         yield server
-    finally:
-        await runner.cleanup()

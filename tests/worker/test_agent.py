@@ -12,7 +12,6 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from aiohttp import web
 
 from task_server.machine import available_cpus
 from task_server.settings import WorkerSettings
@@ -22,7 +21,7 @@ from task_server.worker import environments, process_tree
 from task_server.worker.agent import Agent, Refused
 from task_server.worker.sandbox.limits import share_of_memory
 from tests.e2e.processes import clean_environ
-from tests.worker.scripted_server import ScriptedServer, problem, scripted_server
+from tests.worker.scripted_server import Response, ScriptedServer, problem, scripted_server
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -314,7 +313,7 @@ async def test_a_report_is_repeated_until_it_is_decided(
 ) -> None:
     refused: list[list[str]] = []
 
-    def fail(asked: dict[str, Any]) -> web.Response | None:
+    def fail(asked: dict[str, Any]) -> Response | None:
         if not asked.get("reports") or len(refused) == 3:
             return None
         refused.append([each["lease"] for each in asked["reports"]])
@@ -338,7 +337,7 @@ async def test_what_may_start_only_once_ends_when_its_lease_may_have_run_out(
     once = await worker.runs(server, LONG, at_most_once=True)
     offered: set[str] = set()
 
-    def fail(asked: dict[str, Any]) -> web.Response:
+    def fail(asked: dict[str, Any]) -> Response:
         offered.update(each["lease"] for each in asked.get("reports", []))
         return problem(503, "unavailable")
 
@@ -377,7 +376,7 @@ async def test_what_is_being_reported_counts_as_held(server: ScriptedServer, sta
     await server.until(lambda: any(each.get("reports") for each in server.exchanges))
     refused: list[dict[str, Any]] = []
 
-    def fail(asked: dict[str, Any]) -> web.Response | None:
+    def fail(asked: dict[str, Any]) -> Response | None:
         if asked.get("reports") or refused:
             return None
         refused.append(asked)
@@ -397,7 +396,7 @@ async def test_what_is_being_reported_counts_as_held(server: ScriptedServer, sta
 async def test_a_session_that_is_over_is_followed_by_another(
     server: ScriptedServer, start: Start
 ) -> None:
-    def over(asked: dict[str, Any]) -> web.Response | None:
+    def over(asked: dict[str, Any]) -> Response | None:
         return problem(410, "session_over") if asked["session"] == "session 1" else None
 
     await start()
@@ -420,7 +419,7 @@ async def test_a_full_disk_costs_a_worker_that_joins_again_neither_its_life_nor_
         path.open("w").close()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def over(asked: dict[str, Any]) -> web.Response | None:
+    def over(asked: dict[str, Any]) -> Response | None:
         return problem(410, "session_over") if asked["session"] == "session 1" else None
 
     await start()

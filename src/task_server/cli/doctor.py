@@ -81,7 +81,11 @@ def doctor(worker: bool, output: Format, **values: Any) -> None:
 
 
 def _parts() -> Iterator[Finding]:
-    for name, module in (("server", "httptools"), ("worker", "aiohttp"), ("PostgreSQL", "asyncpg")):
+    for name, module in (
+        ("server", "httptools"),
+        ("worker", "packaging"),
+        ("PostgreSQL", "asyncpg"),
+    ):
         hint = f"pip install 'task-server[{name.replace('PostgreSQL', 'postgres').lower()}]'"
         if find_spec(module) is None:
             yield Finding(f"part: {name}", "missing", hint=hint)

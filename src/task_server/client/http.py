@@ -9,17 +9,14 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
+from task_server.client.address import CONNECT_SECONDS, IDLE_SECONDS, address_of, unreachable
 from task_server.client.requests import Reply, Request, headers_of
-from task_server.errors import ServerUnreachable, TaskServerError
+from task_server.errors import ServerUnreachable
 
 if TYPE_CHECKING:
     import ssl
 
-CONNECT_SECONDS = 10.0
-IDLE_SECONDS = 60.0
-"""A connection unused for longer is not used again: servers close theirs after 75 s."""
 KEPT_CONNECTIONS = 32
 CHUNK_BYTES = 64 * 1024
 
@@ -65,13 +62,6 @@ class Transport(Protocol):
         ...
 
 
-class _Address(NamedTuple):
-    host: str
-    port: int
-    tls: bool
-    prefix: str
-
-
 class _Kept(NamedTuple):
     connection: http.client.HTTPConnection
     since: float
@@ -85,7 +75,7 @@ class HttpTransport:
     ) -> None:
         self.url = url
         self._token = token
-        self._address = _address(url)
+        self._address = address_of(url)
         self._tls = tls
         self._kept: deque[_Kept] = deque(maxlen=KEPT_CONNECTIONS)
         self._is_closed = False
@@ -242,16 +232,6 @@ class HttpStream:
         self._response.read()
 
 
-def unreachable(url: str, error: BaseException) -> ServerUnreachable:
-    """The error for a server that could not be reached because of `error`."""
-    reason = str(error) or type(error).__name__
-    if isinstance(error, ConnectionRefusedError):
-        message = f"no server at {url} (connection refused); start one with `task-server up`"
-    else:
-        message = f"lost the server at {url}: {reason}"
-    return ServerUnreachable(message)
-
-
 def _response(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
     """The reply's status and headers, whole. Raises OSError or HTTPException."""
     response = connection.getresponse()
@@ -264,11 +244,3 @@ def _response(connection: http.client.HTTPConnection) -> http.client.HTTPRespons
 
 def _headers(response: http.client.HTTPResponse) -> dict[str, str]:
     return {name.lower(): value for name, value in response.getheaders()}
-
-
-def _address(url: str) -> _Address:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise TaskServerError(f"{url!r} is no server's URL; it looks like http://127.0.0.1:8900")
-    tls = parts.scheme == "https"
-    return _Address(parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))

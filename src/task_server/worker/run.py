@@ -9,6 +9,7 @@ import os
 import signal
 from importlib.metadata import version
 
+from task_server.errors import TaskServerError
 from task_server.process import log_to_stderr, loop_factory, settle_heap
 from task_server.settings import WorkerSettings
 from task_server.worker import process_tree
@@ -44,7 +45,7 @@ def run(settings: WorkerSettings) -> int:
     except SandboxTooWeak as error:
         log.error("%s", error)
         return TOO_WEAK
-    except OSError as error:
+    except (OSError, TaskServerError) as error:
         log.error("cannot work: %s", error)
         return 1
     return 0

@@ -1,0 +1,52 @@
+"""Where a server is, and what is said when it cannot be reached."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import quote, urlsplit
+
+from task_server.errors import ServerUnreachable, TaskServerError
+
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 60.0
+"""A connection unused for longer is not used again: servers close theirs after 75 s."""
+
+
+class Address(NamedTuple):
+    """What a server's URL says."""
+
+    host: str
+    port: int
+    tls: bool
+    prefix: str
+    """What its paths begin with, such as `/tasks` behind a proxy; mostly empty."""
+
+    @property
+    def authority(self) -> str:
+        """The host as a request names it, with the port unless it is the usual one."""
+        host = self.host if self.host.isascii() else self.host.encode("idna").decode()
+        host = f"[{host}]" if ":" in host else host
+        return host if self.port == _port(self.tls) else f"{host}:{self.port}"
+
+
+def address_of(url: str) -> Address:
+    """Read a server's URL. Raises TaskServerError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise TaskServerError(f"{url!r} is no server's URL; it looks like http://127.0.0.1:8900")
+    tls = parts.scheme == "https"
+    prefix = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+    return Address(parts.hostname, parts.port or _port(tls), tls, prefix)
+
+
+def unreachable(url: str, error: BaseException) -> ServerUnreachable:
+    """The error for a server that could not be reached because of `error`."""
+    if isinstance(error, ConnectionRefusedError):
+        message = f"no server at {url} (connection refused); start one with `task-server up`"
+        return ServerUnreachable(message)
+    without_words = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
+    return ServerUnreachable(f"lost the server at {url}: {str(error) or without_words}")
+
+
+def _port(tls: bool) -> int:
+    return 443 if tls else 80
