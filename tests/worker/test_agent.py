@@ -126,6 +126,46 @@ async def test_tasks_run_and_are_reported_once(server: ScriptedServer, start: St
     assert len(server.reports) == 30
 
 
+async def test_first_answers_are_reported_while_the_rest_finds_its_slots(
+    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "AT_ONCE", 1)
+    leases = [server.task("math:factorial", n % 10) for n in range(2000)]
+    await start(slots=2)
+
+    await server.reported(*leases)
+
+    assert sorted(each["lease"] for each in server.reports) == sorted(leases)
+    first = next(each for each in server.exchanges if each.get("reports"))
+    assert len(first["reports"]) < 1000
+
+
+@pytest.mark.parametrize("how", ["drain", "asked back"])
+async def test_what_found_no_slot_yet_is_given_back_too(
+    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    worker = await start(slots=1)
+    agent = worker.agent
+    running = await worker.runs(server, 0.5)
+    with monkeypatch.context() as patched:
+        patched.setattr(agent, "_place_in_turns", lambda: agent._place(2))
+        leases = [server.task("math:sqrt", n) for n in range(10)]
+        await server.until(lambda: len(agent._arrived) == 8)
+
+    if how == "drain":
+        agent.drain()
+        agent._place_in_turns()
+        await worker.ends()
+    else:
+        agent._return(leases)
+
+    ended, *given_back = await server.reported(running, *leases)
+    assert ended["outcome"] == "succeeded"
+    assert {each["outcome"] for each in given_back} == {"released"}
+    told = [each["lease"] for each in server.reports]
+    assert len(told) == len(set(told))
+
+
 async def test_answers_of_short_calls_gather_while_more_are_to_come(
     server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +194,8 @@ async def test_exchanges_are_numbered_and_tell_what_was_seen(
     assert later[-1]["seen"] >= 2 and first["want"] >= 3
     for before, each in zip(server.exchanges, later, strict=False):
         # What only reports must not end the one that is parked.
-        assert each.get("want") or each["number"] <= before["number"]
+        is_answered = each["seen"] >= before["number"]
+        assert each.get("want") or is_answered or each["number"] <= before["number"]
     assert all(each.get("wait", 0) <= server.lease_seconds / 3 for each in server.exchanges)
 
 

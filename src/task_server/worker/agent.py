@@ -9,6 +9,7 @@ import os
 import platform
 import random
 import time
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Literal
 
@@ -67,9 +68,13 @@ LEAVE_SECONDS = 2.0
 LAST_TRY_SECONDS = 30.0
 """How long a drained worker tries to deliver; its answers stay on disk for the next start."""
 FIRST_ANSWER_SECONDS = 0.002
+AFTER_REPORT_SECONDS = 0.001
+"""From a report to the exchange that parks beside it: somebody may wait for the report."""
 GATHER_SECONDS = 0.005
 """Between two reports while more answers of short calls are about to come."""
 REPORTS_AT_ONCE = 2000
+AT_ONCE = 128
+"""Tasks given to slots in one turn of the event loop: a millisecond or two."""
 
 _JSON = {"Content-Type": "application/json"}
 _encode = msgspec.json.Encoder().encode
@@ -144,6 +149,8 @@ class Agent:
         )
         self._attempts: dict[str, Attempt] = {}
         """All that is held and not reported."""
+        self._arrived: deque[Attempt] = deque()
+        """Of these, what no slot has been asked for."""
         self._preparing: dict[str, asyncio.Task[None]] = {}
         self._session = Session()
         self._in_flight: set[str] = set()
@@ -223,6 +230,7 @@ class Agent:
                 self._report([released(attempt)])
 
     async def _close(self) -> None:
+        self._arrived.clear()
         await self._spool.settle()
         await self._large.settle()
         for task in [*self._preparing.values(), *self._background, self._parked, self._reporting]:
@@ -347,7 +355,7 @@ class Agent:
         has_reports = ready > 0 and not self._gathers(ready)
         if has_reports and not self._is_flowing and not self._session.is_new():
             self._reporting = asyncio.ensure_future(self._exchange("report"))
-            self._park_at = 0.0
+            self._park_at = asyncio.get_running_loop().time() + AFTER_REPORT_SECONDS
         elif has_reports or self._has_news():
             self._reporting = asyncio.ensure_future(self._exchange("ask"))
             self._is_asking = True
@@ -357,7 +365,7 @@ class Agent:
 
         Only while more calls wait behind others, all of them short, than are answered.
         """
-        if ready >= self._slots.behind:
+        if ready >= self._slots.behind + len(self._arrived):
             return False
         return self._wakes_at(self._report_at)
 
@@ -378,6 +386,8 @@ class Agent:
 
         Their report asks too, and an exchange more for each short task would cost both sides.
         """
+        if self._arrived:
+            return False  # of tasks there are enough
         if not _is_over(self._parked) or (self._is_asking and not _is_over(self._reporting)):
             return False
         return not self._wakes_at(self._park_at)
@@ -501,24 +511,41 @@ class Agent:
             self._slots.cancel(lease)
 
     def _return(self, leases: Sequence[str]) -> None:
+        while self._arrived:
+            self._place(AT_ONCE)
         self._report([released(attempt) for attempt in self._slots.take_unstarted(leases)])
 
     # ---- preparing and running
 
     def _accept(self, assignments: Sequence[Assignment]) -> None:
-        runnable: list[tuple[Attempt, Environment]] = []
         for assignment in assignments:
             lease = assignment.lease
             if lease in self._attempts or lease in self._spool.pending:
                 continue  # the same tasks again: a reply was thought lost
             attempt = self._attempts[lease] = Attempt(assignment)
+            self._arrived.append(attempt)
+        self._place_in_turns()
+
+    def _place_in_turns(self) -> None:
+        """Some now, the others later: the first answers are reported meanwhile."""
+        self._place(AT_ONCE)
+        if self._arrived:
+            asyncio.get_running_loop().call_soon(self._place_in_turns)
+
+    def _place(self, count: int) -> None:
+        """Give so many of those that came to their slots."""
+        runnable: list[tuple[Attempt, Environment]] = []
+        for _ in range(min(count, len(self._arrived))):
+            attempt = self._arrived.popleft()
+            if attempt.lease not in self._attempts:
+                continue  # stopped, or given back
             environment = self._preparation.at_once(attempt)
             if self._is_draining:
                 self._report([released(attempt)])
             elif environment is not None:
                 runnable.append((attempt, environment))
             else:
-                self._preparing[lease] = asyncio.ensure_future(self._prepare(attempt))
+                self._preparing[attempt.lease] = asyncio.ensure_future(self._prepare(attempt))
         self._slots.run(runnable)
 
     async def _prepare(self, attempt: Attempt) -> None:
