@@ -518,13 +518,20 @@ class Agent:
     # ---- preparing and running
 
     def _accept(self, assignments: Sequence[Assignment]) -> None:
+        self._note(assignments[:AT_ONCE])
+        self._place_in_turns()
+        if len(assignments) > AT_ONCE:
+            self._note(assignments[AT_ONCE:])
+            asyncio.get_running_loop().call_soon(self._place_in_turns)
+
+    def _note(self, assignments: Sequence[Assignment]) -> None:
+        """Hold them from now on."""
         for assignment in assignments:
             lease = assignment.lease
-            if lease in self._attempts or lease in self._spool.pending:
-                continue  # the same tasks again: a reply was thought lost
-            attempt = self._attempts[lease] = Attempt(assignment)
-            self._arrived.append(attempt)
-        self._place_in_turns()
+            if lease not in self._attempts and lease not in self._spool.pending:
+                attempt = self._attempts[lease] = Attempt(assignment)
+                self._arrived.append(attempt)
+            # else the same tasks again: a reply was thought lost
 
     def _place_in_turns(self) -> None:
         """Some now, the others later: the first answers are reported meanwhile."""

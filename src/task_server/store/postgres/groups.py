@@ -192,7 +192,7 @@ class Groups:
             return []
         self._is_unsure = False
         try:
-            self._publish([*operations, *settled], group)
+            self._publish([*settled, *operations], group)  # workers first: others wait for them
             self._tell_others(group)
             if group.leaves_waits and not self._commits.is_closed:
                 self._commits.put(Alone(take_up))

@@ -120,7 +120,7 @@ class Groups:
                 log.exception("a group of %d operations failed", len(operations))
             self._undo(group, operations, error)
             return error
-        self._tell([*operations, *group.settled], group)
+        self._tell([*group.settled, *operations], group)  # workers first: others wait for them
         self._has_worked |= bool(group.ended or group.stored)
         self._log_bound.keep()
         return None
