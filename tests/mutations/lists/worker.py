@@ -59,8 +59,8 @@ GUARDS = [
     Guard(
         "worker/agent.py",
         "a task that came twice runs twice",
-        "            if lease in self._attempts or lease in self._spool.pending:\n",
-        "            if False:\n",
+        "            if lease not in self._attempts and lease not in self._spool.pending:\n",
+        "            if True:\n",
         AGENT,
     ),
     Guard(
