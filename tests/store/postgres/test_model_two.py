@@ -80,13 +80,15 @@ class TwoServers(PostgresWorld):
         """One server ends, and another starts; the leases of both are as they were."""
         if is_killed:
             await self.opened[which].abandon()
-            # Others would wait some seconds for the lead of a dead one.
+            # Others would wait some seconds until they know that it is dead.
             await self.do("UPDATE leader SET until = 0")
+            number = self.opened[which].servers.number
+            await self.do(f"UPDATE servers SET alive_until = 0 WHERE server = {number}")
         else:
             await self.opened[which].close()
         self.opened[which] = await self.open()
-        for store in self.opened:
-            await renew(store)  # one of them leads, and now knows it
+        for store in (*self.opened, *self.opened):
+            await renew(store)  # the new one knows then that the other lives, and one leads
 
 
 class PairMachine(StoreMachine):

@@ -39,6 +39,7 @@ RARE = {
     ("clock", "_AHEAD"): "the same",
     ("clock", "_BACK"): "the same",
     ("clock", "_PLAIN_BACK"): "the same",
+    ("clock", "_LATEST"): "the same",
     ("sweep", "_FORGET"): "of the sessions that are live",
     ("sweep", "_SEEN"): "the same",
     ("lease", "_IN_FLIGHT"): "of what runs, when an owner comes back beside others",

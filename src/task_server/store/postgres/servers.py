@@ -143,11 +143,11 @@ class Servers:
                     self.number = int(found)
                     break
         self._held_until = begun + TERM_SECONDS
-        await self._renew()
         self._doubted = await self._others(connection)
         # Alone: whoever works here could not renew while there was no server.
         if not self._doubted:
             self._new_terms = 0.0
+        await self._renew()
         log.info("this is server %d of its database", self.number)
         self._loop = asyncio.ensure_future(self._keep())
         return self.number
@@ -211,14 +211,16 @@ class Servers:
         is_late = begun - (self._held_until - TERM_SECONDS) > GAP_SECONDS
         self._held_until = begun + TERM_SECONDS
         self._notice(now, started_at)
-        until = await connection.fetchval(_LEAD, str(self.number), LEAD_SECONDS)
+        if self._doubted:
+            self._judge(await self._others(connection), now)
+        # One in doubt does no upkeep: it leaves the lead to those who have lived here all the time.
+        lead = (_LEAD, str(self.number), LEAD_SECONDS)
+        until = None if self._doubted else await connection.fetchval(*lead)
         self._leads_until = begun + LEAD_SECONDS if until is not None else 0.0
         if is_late and self.leads:
             self._new_terms = self._new_terms or 0.0
         if not self.is_reachable:
             log.info("the database can be reached again")
-        if self._doubted:
-            self._judge(await self._others(connection), now)
         self.is_reachable = True
 
     async def _others(self, connection: Connection) -> dict[str, float]:
