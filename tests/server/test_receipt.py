@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -277,3 +278,14 @@ async def test_who_sends_on_when_refused_reads_why(place: Place) -> None:
         await asyncio.sleep(0.01)
 
     assert (await rest(reader)).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_who_was_late_costs_nothing_any_more(place: Place) -> None:
+    reader, writer = await place.connect()
+    writer.write(GET[:-2])
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 408 ")
+
+    begun = time.process_time()
+    await asyncio.sleep(0.6)
+
+    assert time.process_time() - begun < 0.2

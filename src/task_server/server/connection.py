@@ -330,8 +330,6 @@ class Connection(asyncio.Protocol):
     # ---- refusing
 
     def _on_late(self) -> None:
-        if self._is_over:
-            return
         if self._is_reading:
             self._refuse(b"408 Request Timeout", b"the request took too long to arrive")
         else:
@@ -363,6 +361,7 @@ class Connection(asyncio.Protocol):
         )
         # Closed at once, bytes still on their way here could cost the client what it is told.
         self._is_over = True
+        self._receipt.begin("answer")  # nothing more has to arrive
         self._departure.happen()  # for who reads the body
         self._transport.write_eof()
         self._loop.call_later(LINGER_SECONDS, self._transport.close)
