@@ -11,6 +11,9 @@ CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 60.0
 """A connection unused for longer is not used again: servers close theirs after 75 s."""
 
+PATH_LETTERS = "/%:@!$&'()*+,;=~"
+"""Stand in a path as they are, beside letters and digits."""
+
 
 class Address(NamedTuple):
     """What a server's URL says."""
@@ -35,7 +38,7 @@ def address_of(url: str) -> Address:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise TaskServerError(f"{url!r} is no server's URL; it looks like http://127.0.0.1:8900")
     tls = parts.scheme == "https"
-    prefix = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
+    prefix = quote(parts.path.rstrip("/"), safe=PATH_LETTERS)
     return Address(parts.hostname, parts.port or _port(tls), tls, prefix)
 
 

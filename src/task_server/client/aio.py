@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TypeVar
 from urllib.parse import quote
 
-from task_server.client.address import Address, address_of, unreachable
+from task_server.client.address import PATH_LETTERS, Address, address_of, unreachable
 from task_server.client.connection import Connection, Unanswered
 from task_server.client.pool import Pool
 from task_server.client.replies import BadReply
@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 _NOT_IN_A_LINE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 _NOT_IN_A_PATH = re.compile(r"[^\x21-\x7e]")
-_PATH = "/?%:@!$&'()*+,;=~"
 
 
 class AsyncTransport:
@@ -179,7 +178,7 @@ class AsyncTransport:
         self, method: str, path: str, length: int | None, headers: Mapping[str, str] | None
     ) -> bytes:
         if _NOT_IN_A_PATH.search(path):  # ids in it are the server's, whatever they look like
-            path = quote(path, safe=_PATH)
+            path = quote(path, safe=f"{PATH_LETTERS}?")
         text = f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}"
         if headers:
             text += "".join([_line(name, value) for name, value in headers.items()])
