@@ -9,6 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from task_server.alarm import Alarm
+
 Phase = Literal["due", "headers", "body", "answer", "rest"]
 """What a connection waits for: a request, of which nothing came yet; the rest of its headers, or
 of its body; our own answer; or the next request."""
@@ -30,7 +32,7 @@ class Times(Struct, frozen=True):
 class Receipt:
     """Watches over what arrives on one connection; `on_late` is called when it takes too long."""
 
-    __slots__ = ("_loop", "_on_late", "_timer", "_times", "_wakes_at", "phase", "received", "since")
+    __slots__ = ("_alarm", "_loop", "_on_late", "_times", "phase", "received", "since")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, times: Times, on_late: Callable[[], None]
@@ -38,8 +40,7 @@ class Receipt:
         self._loop = loop
         self._times = times
         self._on_late = on_late
-        self._timer: asyncio.TimerHandle | None = None
-        self._wakes_at = math.inf
+        self._alarm = Alarm(loop, self._look)
         self.begin("due")
 
     def begin(self, phase: Phase) -> None:
@@ -50,14 +51,10 @@ class Receipt:
         """Bytes since then, in pieces that came later."""
 
     def watch(self) -> None:
-        """Have a timer for what is to arrive. One that ends too early looks anew then."""
+        """Look again when what is to arrive is due."""
         due_at = self._due_at()
-        if due_at >= self._wakes_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(due_at, self._look)
-        self._wakes_at = due_at
+        if due_at < math.inf:
+            self._alarm.set(due_at)
 
     def wait_for_us(self) -> None:
         """The server does not read: not the client's fault."""
@@ -65,8 +62,7 @@ class Receipt:
 
     def end(self) -> None:
         """The connection has ended."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.stop()
 
     def _due_at(self) -> float:
         if self.phase == "answer":
@@ -79,7 +75,6 @@ class Receipt:
         return self.since + self._times.headers
 
     def _look(self) -> None:
-        self._timer, self._wakes_at = None, math.inf
         if self._due_at() <= self._loop.time():
             self._on_late()
         self.watch()

@@ -14,9 +14,9 @@ import signal
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import NamedTuple
 
+from task_server.alarm import Alarm
 from task_server.protocol.workers import Usage
 from task_server.worker import process_tree
-from task_server.worker.alarm import Alarm
 from task_server.worker.call_queue import CallQueue
 from task_server.worker.calls import (
     ANSWER_BYTES,

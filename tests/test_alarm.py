@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 
-from task_server.worker.alarm import Alarm
+from task_server.alarm import Alarm
 
 HOUR = 3600.0
 
