@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -50,3 +51,17 @@ async def test_an_exchange_that_waits_shortly_waits_as_long_as_it_said(tmp_path:
         until = await parked_until(app, [0.0, 0.5, 4.0], now=now)
 
     assert until == [now, now + 0.5, now + 4.0]
+
+
+async def test_with_reports_it_waits_no_longer_than_their_decisions_may(tmp_path: Path) -> None:
+    async with application(tmp_path) as app:
+        worker = await joined(app)
+        await app.ask("POST", "/v1/tasks", {"function": "math:sqrt", "args": [4]})
+        (task,) = (await worker.exchange(want=1))["tasks"]
+        report = {"lease": task["lease"], "outcome": "succeeded", "encoding": "json", "answer": 2.0}
+
+        began = time.monotonic()
+        reply = await worker.exchange(reports=[report], want=1, wait=2.0, decisions_within=0.05)
+
+    assert 0.05 <= time.monotonic() - began < 1.5
+    assert [each["status"] for each in reply["decisions"]] == [200]

@@ -136,6 +136,31 @@ async def test_a_report_is_answered_at_once(world: World) -> None:
     assert [each.status for each in result.decisions] == [200]
 
 
+async def test_what_is_said_of_reports_may_wait_for_tasks_to_come_along(world: World) -> None:
+    (first,) = (await world.submit()).ids
+    worker = await world.worker()
+    report = succeeded(await worker.take_one())
+
+    parked = asyncio.create_task(worker.exchange(report, want=1, wait=20, is_patient=True))
+    while await world.state(first) != "succeeded":  # noqa: ASYNC110  # the store tells nobody
+        await asyncio.sleep(0.001)
+    await world.submit()
+    result = await parked
+
+    assert [each.status for each in result.decisions] == [200]
+    assert len(result.tasks) == 1
+
+
+async def test_it_waits_no_longer_than_it_may(world: World) -> None:
+    await world.submit()
+    worker = await world.worker()
+    report = succeeded(await worker.take_one())
+
+    result = await worker.exchange(report, want=1, wait=0.05, is_patient=True)
+
+    assert [each.status for each in result.decisions] == [200]
+
+
 # ---- what was seen
 
 

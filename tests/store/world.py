@@ -317,6 +317,7 @@ class Worker:
         draining: bool = False,
         environments: Sequence[EnvironmentState] = (),
         is_lost: bool = False,
+        is_patient: bool = False,
     ) -> ExchangeResult:
         """Report and ask; `is_lost`: the reply never arrives."""
         self.number = number or self.number + 1
@@ -334,6 +335,7 @@ class Worker:
                 reports=list(reports),
                 held=held,
                 environments=list(environments),
+                is_patient=is_patient,
             )
         )
         if not is_lost:

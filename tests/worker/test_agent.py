@@ -179,6 +179,18 @@ async def test_answers_of_short_calls_gather_while_more_are_to_come(
     assert len(first) >= 99  # not before half of them are answered
 
 
+async def test_a_report_goes_along_with_the_exchange_that_parks(
+    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "FIRST_ANSWER_SECONDS", LONG)
+    await start()
+
+    await server.reported(server.task("math:sqrt", 4))
+
+    (reporting,) = [each for each in server.exchanges if each.get("reports")]
+    assert reporting["want"] and 0 < reporting["decisions_within"] < 0.1 < reporting["wait"]
+
+
 async def test_exchanges_are_numbered_and_tell_what_was_seen(
     server: ScriptedServer, start: Start
 ) -> None:

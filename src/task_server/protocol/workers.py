@@ -109,6 +109,8 @@ class Exchange(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=T
     seen: int = 0
     want: int = 0
     wait: float = 0.0
+    decisions_within: float = 0.0
+    """Seconds that the decisions of its reports may wait for tasks to go along with them."""
     draining: bool = False
     reports: list[Report] = []
     held: list[Held] | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import heapify, heappop, heapreplace
 from typing import Generic
 
@@ -178,6 +178,7 @@ def deal(
     refill: Callable[[Lane[C]], None],
     now: float = float("-inf"),
     ahead: bool = True,
+    in_flight: Mapping[int, float] | None = None,
 ) -> None:
     """Deal the heads of the lanes to the rooms, and charge their owners.
 
@@ -185,7 +186,7 @@ def deal(
     functions get more. `refill` is called when a window ran empty though its lane has more. What is
     due at `now` and has to wait for resources is not passed for ever.
     """
-    shares.begin(lane.owner for lane in lanes)
+    shares.begin((lane.owner for lane in lanes), in_flight)
     _keep_for_the_first(rooms, lanes, shares, now)
     for is_ahead in (False, True) if ahead else (False,):
         for room in rooms:

@@ -69,7 +69,8 @@ class Histogram:
                 below += self.counts[index]
                 index += 1
             share = (wanted - below) / self.counts[index] if self.counts[index] else 0.5
-            found.append(seconds_at(index + min(max(share, 0.0), 1.0)))
+            share = 0.0 if share < 0.0 else 1.0 if share > 1.0 else share
+            found.append(seconds_at(index + share))
         return found
 
     def square_seconds(self) -> float:

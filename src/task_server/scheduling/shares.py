@@ -40,10 +40,11 @@ class Shares:
 
     def would_lift(self, owners: Iterable[int]) -> bool:
         """Whether `begin` needs to know what of the charges is a mere prediction."""
-        if not self.active:
+        returning = set(owners) - self.active
+        if not self.active or not returning:
             return False
         least = min(self.charged[owner] for owner in self.active)
-        return any(self.charged.get(owner, 0.0) < least for owner in set(owners) - self.active)
+        return any(self.charged.get(owner, 0.0) < least for owner in returning)
 
     def begin(self, owners: Iterable[int], in_flight: Mapping[int, float] | None = None) -> None:
         """Before a deal: lift owners that come back from idle, so that idling saves up nothing.

@@ -58,6 +58,36 @@ class ProgressWatch:
             self.changed.set()
 
 
+class TaskWatch:
+    """One who waits for a task, in a `with` block: each single call is one."""
+
+    __slots__ = ("_future", "_identifier", "_others")
+
+    def __init__(
+        self,
+        others: dict[bytes, list[asyncio.Future[Ended | None]]],
+        identifier: bytes,
+        *,
+        is_closed: bool,
+    ) -> None:
+        self._others = others
+        self._identifier = identifier
+        self._future: asyncio.Future[Ended | None] = asyncio.get_running_loop().create_future()
+        if is_closed:
+            self._future.set_result(None)
+
+    def __enter__(self) -> asyncio.Future[Ended | None]:
+        self._others.setdefault(self._identifier, []).append(self._future)
+        return self._future
+
+    def __exit__(self, *_: object) -> None:
+        waiters = self._others.get(self._identifier)
+        if waiters is not None and self._future in waiters:
+            waiters.remove(self._future)
+            if not waiters:
+                del self._others[self._identifier]
+
+
 class Waiting:
     """All who wait at this server."""
 
@@ -100,21 +130,9 @@ class Waiting:
         """Tasks and batches that somebody waits for."""
         return self._tasks.keys(), self._batches.keys()
 
-    @contextmanager
-    def task(self, identifier: bytes) -> Iterator[asyncio.Future[Ended | None]]:
+    def task(self, identifier: bytes) -> TaskWatch:
         """A future of the task's end; None when the server stops first."""
-        future: asyncio.Future[Ended | None] = asyncio.get_running_loop().create_future()
-        if self._is_closed:
-            future.set_result(None)
-        self._tasks.setdefault(identifier, []).append(future)
-        try:
-            yield future
-        finally:
-            waiters = self._tasks.get(identifier)
-            if waiters is not None and future in waiters:
-                waiters.remove(future)
-                if not waiters:
-                    del self._tasks[identifier]
+        return TaskWatch(self._tasks, identifier, is_closed=self._is_closed)
 
     @contextmanager
     def batch(self, batch: int) -> Iterator[BatchWatch]:

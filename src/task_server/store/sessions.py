@@ -72,6 +72,8 @@ class ExchangeRequest(Struct):
     reports: list[AttemptReport]
     held: list[Held] | None
     environments: list[EnvironmentState]
+    is_patient: bool = False
+    """Its decisions may wait for tasks until then, too."""
 
 
 class ExchangeResult(Struct):

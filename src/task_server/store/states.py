@@ -19,13 +19,15 @@ class State(IntEnum):
     @property
     def word(self) -> str:
         """The name outside."""
-        return self.name.lower()
+        return _STATE_WORDS[self]
 
     @property
     def is_terminal(self) -> bool:
         """True once nothing but a manual retry or the end of retention changes it."""
         return self >= State.SUCCEEDED
 
+
+_STATE_WORDS = tuple(state.name.lower() for state in State)
 
 BY_WORD = {state.word: state for state in State}
 TERMINAL = tuple(state for state in State if state.is_terminal)

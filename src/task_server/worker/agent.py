@@ -68,8 +68,6 @@ LEAVE_SECONDS = 2.0
 LAST_TRY_SECONDS = 30.0
 """How long a drained worker tries to deliver; its answers stay on disk for the next start."""
 FIRST_ANSWER_SECONDS = 0.002
-AFTER_REPORT_SECONDS = 0.001
-"""From a report to the exchange that parks beside it: somebody may wait for the report."""
 GATHER_SECONDS = 0.005
 """Between two reports while more answers of short calls are about to come."""
 REPORTS_AT_ONCE = 2000
@@ -341,23 +339,25 @@ class Agent:
             if _is_over(self._reporting):
                 self._report_or_ask()
             if self._may_park():
-                self._parked = asyncio.ensure_future(self._exchange("park"))
+                self._parked = self._exchanging("park")
             await self._wake.wait()
 
     def _report_or_ask(self) -> None:
         """Tell what there is to tell, in the way that keeps tasks coming.
 
-        While they flow, one exchange reports and takes the next. Else the report goes beside a
-        parked exchange, which then is there already when the next task comes. A session's first
-        exchange asks in any case: it lists what is held.
+        While they flow, one exchange reports and takes the next. Else the report goes with the
+        exchange that parks, or beside one that is parked already when the next task comes. A
+        session's first exchange asks in any case: it lists what is held.
         """
         ready = len(self._spool.pending) - len(self._in_flight)
         has_reports = ready > 0 and not self._gathers(ready)
         if has_reports and not self._is_flowing and not self._session.is_new():
-            self._reporting = asyncio.ensure_future(self._exchange("report"))
-            self._park_at = asyncio.get_running_loop().time() + AFTER_REPORT_SECONDS
+            if _is_over(self._parked):
+                self._parked = self._exchanging("park")
+            else:
+                self._reporting = self._exchanging("report")
         elif has_reports or self._has_news():
-            self._reporting = asyncio.ensure_future(self._exchange("ask"))
+            self._reporting = self._exchanging("ask")
             self._is_asking = True
 
     def _gathers(self, ready: int) -> bool:
@@ -402,6 +402,9 @@ class Agent:
             self._leave_at = loop.time() + LAST_TRY_SECONDS
             loop.call_at(self._leave_at, self._wake.set)
         return loop.time() >= self._leave_at
+
+    def _exchanging(self, kind: Kind) -> asyncio.Task[None]:
+        return asyncio.get_running_loop().create_task(self._exchange(kind))
 
     async def _exchange(self, kind: Kind) -> None:
         try:

@@ -25,6 +25,7 @@ class Disk:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._path = str(folder)
         self._wanted_bytes = LOW_BYTES
         self._again_at = 0.0
         self._had_room = True
@@ -54,7 +55,7 @@ class Disk:
     def _free(self) -> tuple[int, int]:
         """Bytes and files that can still be written."""
         try:
-            found = os.statvfs(self._folder)
+            found = os.statvfs(self._path)
         except OSError:
             return LOW_BYTES, LOW_FILES  # not this class's to judge
         # Some file systems do not count files.

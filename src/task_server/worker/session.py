@@ -18,6 +18,8 @@ from task_server.protocol.workers import (
 
 PARK_SHARE = 0.8
 """A parked exchange lasts up to a third of the lease, shortened by up to a fifth at random."""
+DECISIONS_WITHIN = 0.008
+"""Seconds for tasks to come along with what is said of reports; then those are put on disk."""
 MARGIN_SECONDS = 5.0
 """Before a lease runs out, a twelfth of a shorter one: what may start only once is ended then."""
 
@@ -73,7 +75,7 @@ class Session:
         ]
 
     def report(self, reports: list[Report], *, is_parked: bool, draining: bool) -> Exchange:
-        """Reports alone, beside the parked exchange or just before the one that will park.
+        """Reports alone, beside the parked exchange.
 
         Its number is lower than the parked one's, so that it does not end that.
         """
@@ -110,6 +112,7 @@ class Session:
             seen=self._seen,
             want=want,
             wait=self._lease_seconds / 3 * random.uniform(PARK_SHARE, 1.0) if waits else 0.0,
+            decisions_within=DECISIONS_WITHIN if waits and reports and not draining else 0.0,
             draining=draining,
             reports=reports,
             held=listed,

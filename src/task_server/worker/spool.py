@@ -7,6 +7,7 @@ with one fsync each. Where the server answers fast, nothing is ever written.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -36,13 +37,18 @@ class Spool:
         """By lease, oldest first."""
         self._unwritten: list[Report] = []
         self._written: set[str] = set()
+        self._has_lines = False
+        """The file."""
         self._writer: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """When what is still pending will be written."""
 
     def open(self) -> None:
         """Read what an earlier start left."""
         if not self._path.exists():
             return
         data = self._path.read_bytes()
+        self._has_lines = bool(data)
         # The last line of a crash, cut off, was never counted on; the next must not begin in it.
         whole = data.rfind(b"\n") + 1
         if whole < len(data):
@@ -62,8 +68,9 @@ class Spool:
         for report in reports:
             self.pending[report.lease] = report
             self._unwritten.append(report)
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.ensure_future(self._write_soon())
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(GRACE_SECONDS, self._write_waiting)
 
     def acknowledge(self, leases: Iterable[str]) -> None:
         """The server has decided these."""
@@ -72,20 +79,29 @@ class Spool:
             self._written.discard(lease)
         if not self.pending:
             self._unwritten.clear()
-            if self._path.exists() and self._path.stat().st_size:
-                os.truncate(self._path, 0)
+            if self._has_lines:
+                self._has_lines = False
+                with contextlib.suppress(FileNotFoundError):  # it could not be written
+                    os.truncate(self._path, 0)
 
-    async def _write_soon(self) -> None:
-        while self._unwritten:
-            await asyncio.sleep(GRACE_SECONDS)
-            waiting = [each for each in self._unwritten if each.lease in self.pending]
-            self._unwritten = []
-            if waiting:
-                try:
-                    await asyncio.to_thread(self._write, waiting, list(self.pending.values()))
-                except OSError as error:
-                    log.error("the spool cannot be written: %s; answers are kept in memory", error)
-                self._written.update(each.lease for each in waiting)
+    def _write_waiting(self) -> None:
+        """Write what has waited long enough, after what is being written."""
+        self._timer = None
+        if self._writer is not None and not self._writer.done():
+            self._writer.add_done_callback(lambda _: self._write_waiting())
+            return
+        waiting = [each for each in self._unwritten if each.lease in self.pending]
+        self._unwritten = []
+        if waiting:
+            self._writer = asyncio.ensure_future(self._write_all(waiting))
+
+    async def _write_all(self, waiting: list[Report]) -> None:
+        try:
+            await asyncio.to_thread(self._write, waiting, list(self.pending.values()))
+        except OSError as error:
+            log.error("the spool cannot be written: %s; answers are kept in memory", error)
+        self._has_lines = True  # also what was acknowledged meanwhile
+        self._written.update(each.lease for each in waiting)
 
     def _write(self, new: list[Report], pending: list[Report]) -> None:
         size = self._path.stat().st_size if self._path.exists() else 0
@@ -101,8 +117,12 @@ class Spool:
 
     async def settle(self) -> None:
         """Wait until everything that is pending is on disk."""
-        if self._writer is not None:
-            await self._writer
+        while self._unwritten or not (self._writer is None or self._writer.done()):
+            if self._timer is not None:
+                self._timer.cancel()
+            self._write_waiting()
+            if self._writer is not None:
+                await asyncio.wait((self._writer,))
 
 
 def _append(path: Path, reports: list[Report], size: int) -> None:

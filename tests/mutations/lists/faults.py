@@ -101,7 +101,7 @@ GUARDS = [
     Guard(
         "server/http.py",
         "large bodies are read however many there are",
-        "            await self._hold(stated)\n",
+        "        await self._hold(stated)\n",
         "",
         "tests/server/test_bodies.py",
     ),

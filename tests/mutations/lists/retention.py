@@ -243,7 +243,7 @@ GUARDS = [
     Guard(
         "store/sqlite/submit.py",
         "kinds in use are forgotten",
-        "        group.stored[kinds[spec].number] += tasks\n",
+        "            group.stored[kind.number] += tasks\n",
         "",
         FORGET,
     ),

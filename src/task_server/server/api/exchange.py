@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import secrets
 from collections.abc import Sequence
@@ -83,7 +82,7 @@ async def exchange(state: State, call: Call) -> Reply:
     asked = decode(body, _exchanges)
     worker = call.params["id"]
     reports = _reports(state, asked.reports)
-    wait = 0.0 if state.is_stopping else min(max(asked.wait, 0.0), state.store.lease_seconds / 3)
+    wait = 0.0 if state.is_stopping else _wait(asked, state.store.lease_seconds / 3)
     request = ExchangeRequest(
         worker,
         asked.session,
@@ -96,14 +95,21 @@ async def exchange(state: State, call: Call) -> Reply:
         reports,
         asked.held,
         asked.environments,
+        is_patient=asked.decisions_within > 0.0,
     )
     state.refusals.note(worker, asked)
-    parked = asyncio.ensure_future(state.store.exchange(request))
-    result = await call.unless_gone(parked) if wait else await parked
+    parked = state.store.exchange(request)
+    result = await call.while_there(parked) if wait else await parked
     if asked.orders:
         await state.orders.note(worker, asked.orders, now=state.clock())
     orders = state.orders.news(worker, is_listing=asked.held is not None)
     return Reply(_reply(state, asked, result, orders))
+
+
+def _wait(asked: Exchange, longest: float) -> float:
+    is_patient = asked.reports and asked.decisions_within > 0.0
+    wait = min(asked.wait, asked.decisions_within) if is_patient else asked.wait
+    return min(max(wait, 0.0), longest)
 
 
 def _wait_until(now: float, wait: float) -> float:

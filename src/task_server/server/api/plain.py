@@ -71,10 +71,10 @@ async def submit_task(state: State, call: Call) -> Reply:
     prepared = await submit.prepare(
         state, call.caller, encode(_as_task(read)), key=idempotency_key(call), sent=body
     )
-    result = await submit.store(state, prepared)
-    task = result.accepted.ids[0]
+    accepted = await submit.store(state, prepared)
+    task = accepted.ids[0]
     told: dict[str, object] = {"sucsess": True, "success": True, "id": ids.to_text(task)}
-    if result.accepted.duplicate:
+    if accepted.duplicate:
         told["duplicate"] = True
     if wait:
         return await _reply(state, call, told, await wait_for(state, call, task, wait))

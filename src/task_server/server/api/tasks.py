@@ -28,6 +28,7 @@ from task_server.server.state import State
 from task_server.store.rows import Ended, TaskFilter, TaskRow
 from task_server.store.states import BY_WORD, Encoding
 from task_server.store.states import State as TaskState
+from task_server.store.submissions import Accepted
 
 MAXIMUM_WAIT = 60.0
 MAXIMUM_PAGE = 1000
@@ -52,8 +53,8 @@ async def post(state: State, call: Call) -> Reply:
         return await _post_one(state, call, prepared, wait)
     if wait:
         raise Invalid("wait is for a single task; wait for a batch's answers", field="wait")
-    result = await submit.store(state, prepared)
-    accepted = result.accepted
+    accepted = await submit.store(state, prepared)
+    told = submit.told(state, prepared)
     batch = into or accepted.batch
     if into is not None:
         row = await state.store.batch(into, call.caller.owner)
@@ -61,12 +62,12 @@ async def post(state: State, call: Call) -> Reply:
             state.waiting.touch(row.batch)
     specs = prepared.submission.specs
     if batch is not None and not accepted.duplicate and len(specs) == 1:
-        state.totals.note(batch, specs[0].function_key, result.estimate)
+        state.totals.note(batch, specs[0].function_key, told)
     reply = Submitted(
         batch=ids.to_text(batch) if batch else "",
         ids=ids.to_texts(accepted.ids),
         duplicate=accepted.duplicate,
-        estimate=result.estimate,
+        estimate=told,
     )
     return Reply(encode(reply), 202)
 
@@ -74,22 +75,22 @@ async def post(state: State, call: Call) -> Reply:
 async def _post_one(state: State, call: Call, prepared: submit.Prepared, wait: float) -> Reply:
     task = prepared.submission.tasks[0].id
     if not wait:
-        result = await submit.store(state, prepared)
-        return _accepted(result)
+        return _accepted(state, prepared, await submit.store(state, prepared))
     with state.waiting.task(task) as ended:
-        result = await submit.store(state, prepared)
-        if result.accepted.ids[0] != task or result.accepted.duplicate:
-            row = await wait_for(state, call, result.accepted.ids[0], wait)
-            return await _shown(state, call, row) if row.state.is_terminal else _accepted(result)
-        await call.wait(ended, seconds=wait)
-    row = _told(ended) or await find(state, call, task)
-    return await _shown(state, call, row) if row.state.is_terminal else _accepted(result)
+        accepted = await submit.store(state, prepared)
+        if accepted.ids[0] == task and not accepted.duplicate:
+            await call.wait(ended, seconds=wait)
+            row = _told(ended) or await find(state, call, task)
+        else:
+            row = await wait_for(state, call, accepted.ids[0], wait)
+    if row.state.is_terminal:
+        return await _shown(state, call, row)
+    return _accepted(state, prepared, accepted)
 
 
-def _accepted(result: submit.Result) -> Reply:
-    accepted = result.accepted
-    reply = SubmittedOne(ids.to_text(accepted.ids[0]), accepted.duplicate, result.estimate)
-    return Reply(encode(reply), 202)
+def _accepted(state: State, prepared: submit.Prepared, accepted: Accepted) -> Reply:
+    told = submit.told(state, prepared)
+    return Reply(encode(SubmittedOne(ids.to_text(accepted.ids[0]), accepted.duplicate, told)), 202)
 
 
 async def _shown(state: State, call: Call, row: TaskRow) -> Reply:

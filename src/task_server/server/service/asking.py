@@ -20,17 +20,12 @@ async def asked(state: State, read: Body, *, lists_calls: bool) -> Estimate:
     for task in read.tasks:
         counts[task.spec] += 1
     prices = [estimate.price_of(state, spec) for spec in read.specs]
-    found = await estimate.of_submit(
-        state,
-        read.specs,
-        prices,
-        counts,
+    own = estimate.piles_of(state, read.specs, prices, counts)
+    found = estimate.of_submit(
+        own,
+        await estimate.ahead(state),
         calls=[task.spec for task in read.tasks] if lists_calls else None,
     )
-    own = [
-        estimate.Pile(count, price, state.store.statistics(spec.function_key))
-        for spec, price, count in zip(read.specs, prices, counts, strict=True)
-    ]
     fleet = await fleet_for(state, own=own)
     told = await model.tell(state, read, lists_calls=lists_calls, fleet=fleet)
     if told is not None:

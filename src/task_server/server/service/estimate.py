@@ -190,21 +190,21 @@ def task_estimate(predicted: float, high: float, calls: int) -> TaskEstimate:
     return TaskEstimate(abs(predicted), high, is_known, basis)
 
 
-async def of_submit(
-    state: State,
-    specs: Sequence[KindSpec],
-    prices: Sequence[Price],
-    counts: Sequence[int],
-    *,
-    calls: Sequence[int] | None = None,
-) -> Estimate:
-    """The estimate of a request's tasks; `calls`: spec of each call, to list them one by one."""
-    piles = [
+def piles_of(
+    state: State, specs: Sequence[KindSpec], prices: Sequence[Price], counts: Sequence[int]
+) -> list[Pile]:
+    """The calls of a request, by spec."""
+    return [
         Pile(count, price, state.store.statistics(spec.function_key))
         for spec, price, count in zip(specs, prices, counts, strict=True)
     ]
+
+
+def of_submit(
+    piles: Sequence[Pile], before: Ahead, *, calls: Sequence[int] | None = None
+) -> Estimate:
+    """The estimate of a request's tasks; `calls`: pile of each call, to list them one by one."""
     own = sum_of(piles)
-    before = await ahead(state)
     known = [pile.statistics for pile in piles if pile.statistics and pile.statistics.calls]
     return Estimate(
         total=CoreSeconds(
@@ -213,11 +213,11 @@ async def of_submit(
         eta=eta(
             before.work.plus(own),
             before.slots,
-            longest=max((price.p50 for price in prices), default=0.0),
+            longest=max((pile.price.p50 for pile in piles), default=0.0),
         ),
         install_seconds=_install_seconds(known),
         memory_bytes=max((each.peak_bytes for each in known), default=0) or None,
-        calls=UNSET if calls is None else [call_estimate(prices[index]) for index in calls],
+        calls=UNSET if calls is None else [call_estimate(piles[index].price) for index in calls],
     )
 
 

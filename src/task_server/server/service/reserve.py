@@ -8,21 +8,30 @@ import msgspec
 
 from task_server.scheduling.memory import reserving, to_reserve
 from task_server.scheduling.requires import requires_of
+from task_server.scheduling.statistics import Statistics
 from task_server.server.state import State
 from task_server.store.kinds import KindSpec
 
 
-def with_reserved(state: State, specs: Sequence[KindSpec], *, slot_bytes: int) -> list[KindSpec]:
-    """The specs as they are stored; short functions have nothing kept free."""
+def with_reserved(
+    state: State,
+    specs: Sequence[KindSpec],
+    known: Sequence[Statistics | None],
+    *,
+    slot_bytes: int,
+) -> list[KindSpec]:
+    """The specs as they are stored, by what is `known` of each; short ones keep nothing free."""
     if state.settings.reserve_memory == "off":
         return list(specs)
-    return [_reserved(state, spec, slot_bytes) for spec in specs]
+    return [
+        spec
+        if each is None or each.is_short or not each.peaks.total
+        else _reserved(spec, each, slot_bytes)
+        for spec, each in zip(specs, known, strict=True)
+    ]
 
 
-def _reserved(state: State, spec: KindSpec, slot_bytes: int) -> KindSpec:
-    known = state.store.statistics(spec.function_key)
-    if known is None or known.is_short or not known.peaks.total:
-        return spec
+def _reserved(spec: KindSpec, known: Statistics, slot_bytes: int) -> KindSpec:
     size = to_reserve(known.peaks, slot_bytes=slot_bytes)
     if not size:
         return spec

@@ -10,6 +10,7 @@ from task_server.errors import Invalid
 from task_server.protocol import ids
 from task_server.protocol.payload import check_text
 from task_server.protocol.tasks import Estimate, NewBatch
+from task_server.scheduling.totals import Ahead
 from task_server.server.access import Caller
 from task_server.server.service import estimate
 from task_server.server.service.payload_blobs import blobs_needed, some_at_once, store_large
@@ -28,18 +29,13 @@ from task_server.store.submissions import (
 )
 
 
-class Result(Struct):
-    """What a submit came to."""
-
-    accepted: Accepted
-    estimate: Estimate
-
-
 class Prepared(Struct):
-    """A submission ready to be stored, and its estimate."""
+    """A submission ready to be stored, and what its estimate rests on."""
 
     submission: Submission
-    estimate: Estimate
+    counts: list[int]
+    """Tasks of each spec."""
+    before: Ahead
     is_single: bool
 
 
@@ -102,10 +98,14 @@ async def prepare(
     await _check_specs(state, read)
     stored = [StoredBlob(name, len(data)) for name, data in reader.blobs.items()]
     stored += await store_large(state, read.tasks)
-    tasks = await _tasks(state, read.tasks)
+    tasks = await _tasks(state, read.tasks, at=began)
     before = await estimate.ahead(state)
-    specs = with_reserved(state, read.specs, slot_bytes=before.slot_bytes)
-    prices = [estimate.price_of(state, spec) for spec in specs]
+    known = [state.store.statistics(spec.function_key) for spec in read.specs]
+    specs = with_reserved(state, read.specs, known, slot_bytes=before.slot_bytes)
+    prices = [
+        estimate.price_known(state, each, spec.owner)
+        for spec, each in zip(specs, known, strict=True)
+    ]
     counts = [0] * len(specs)
     for task in tasks:
         counts[task.spec] += 1
@@ -125,17 +125,22 @@ async def prepare(
         slots=before.slots,
     )
     state.budget.add(len(body))
-    told = await estimate.of_submit(state, specs, prices, counts)
-    return Prepared(submission, told, read.is_single)
+    return Prepared(submission, counts, before, read.is_single)
 
 
-async def store(state: State, prepared: Prepared) -> Result:
+async def store(state: State, prepared: Prepared) -> Accepted:
     """Store what was prepared; on disk when this returns."""
     try:
-        accepted = await state.store.submit(prepared.submission)
+        return await state.store.submit(prepared.submission)
     except Invalid as error:
         raise _told(error, is_single=prepared.is_single) from None
-    return Result(accepted, prepared.estimate)
+
+
+def told(state: State, prepared: Prepared) -> Estimate:
+    """What the tasks cost, as far as was known when they came."""
+    submission = prepared.submission
+    piles = estimate.piles_of(state, submission.specs, submission.prices, prepared.counts)
+    return estimate.of_submit(piles, prepared.before)
 
 
 def _told(error: Invalid, *, is_single: bool) -> Invalid:
@@ -152,9 +157,9 @@ def _digest(body: bytes) -> bytes:
     return blake2b(body, digest_size=16).digest()
 
 
-async def _tasks(state: State, read: list[Read]) -> list[NewTask]:
+async def _tasks(state: State, read: list[Read], *, at: float) -> list[NewTask]:
     """Tasks to store; ids are made where the client made none."""
-    made = iter(ids.new_ids(sum(task.id is None for task in read), at=state.clock()))
+    made = iter(ids.new_ids([task.id for task in read].count(None), at=at))
     return [
         NewTask(
             next(made) if task.id is None else task.id,

@@ -39,7 +39,8 @@ def park(group: Group, session: Session, result: ExchangeResult) -> None:
     older = group.memory.waiters.get(session.session)
     if older is not None:
         group.ending[older] = None
-    if parking.is_over or result.decisions or result.tasks or result.stop:
+    is_told = bool(result.decisions) and not request.is_patient
+    if parking.is_over or is_told or result.tasks or result.stop:
         group.ending[waiter] = None
     if request.held is not None:
         phases: dict[int, str] = {

@@ -17,10 +17,13 @@ from task_server.store.submissions import NewTask, Submission
 
 def check_submitted(group: Group, submission: Submission, new: Sequence[NewTask]) -> None:
     """Raise Invalid for a blob that is not there, Unavailable for one that is being deleted."""
+    named = _named(group, submission, new)
+    if not named and not submission.stored:
+        return
     rows = SqliteRows(group.connection)
     stored = {blob.name for blob in submission.stored}
     finish_now(blobs.check_kept(rows, stored, began=submission.began))
-    named = _named(group, submission, new) - stored
+    named -= stored
     if not named:
         return
     missing = named - finish_now(blobs.known_to(rows, named, submission.owner))
@@ -31,9 +34,12 @@ def check_submitted(group: Group, submission: Submission, new: Sequence[NewTask]
 
 def _named(group: Group, submission: Submission, new: Sequence[NewTask]) -> set[str]:
     # What a known kind needs is there as long as the kind.
-    unknown = [spec for spec in submission.specs if spec not in group.memory.kinds_by_spec]
-    named = {spec.pickle for spec in unknown if spec.pickle is not None}
-    return named.union(*(task.blobs for task in new if task.blobs))
+    kinds = group.memory.kinds_by_spec
+    named = {s.pickle for s in submission.specs if s.pickle is not None and s not in kinds}
+    for task in new:
+        if task.blobs:
+            named.update(task.blobs)
+    return named
 
 
 def no_such_blob(submission: Submission, missing: set[str]) -> Invalid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 
 import msgspec
@@ -136,8 +136,11 @@ def _end_held(group: Group, session: Session, held: list[Held]) -> None:
     for report, running in held:
         if b'"$blob"' in report.answer or report.encoding in BLOBS:
             keep_reported(group, running.number, report)
-    for is_success in (True, False):
-        _count_ends(group, [e for e in held if (e[0].outcome == "succeeded") is is_success])
+    failed = [each for each in held if each[0].outcome != "succeeded"]
+    if failed:
+        _count_ends(group, failed)
+    if len(failed) < len(held):
+        _count_ends(group, [each for each in held if each[0].outcome == "succeeded"])
     ends = [ended(report, running, n) for n, (report, running) in enumerate(held, first_n)]
     for end, (report, running) in zip(ends, held, strict=True):
         if running.id in group.watched:
@@ -167,7 +170,10 @@ def _count_ends(group: Group, held: list[Held]) -> None:
             seconds=sum(run[0] for run in runs),
         )
         state = State.SUCCEEDED if is_success else State.FAILED
-        for batch, count in Counter([running.batch for _, running in some]).items():
+        counts: dict[int | None, int] = {}
+        for _, running in some:
+            counts[running.batch] = counts.get(running.batch, 0) + 1
+        for batch, count in counts.items():
             group.count_end(batch, state, count)
 
 

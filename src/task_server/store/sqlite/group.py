@@ -120,6 +120,8 @@ class Group:
 
     def insert(self, tasks: list[Queued], state: State) -> None:
         """Insert tasks of this group that were not dealt."""
+        if not tasks:
+            return
         rows = [(*_row(task), int(state), task.attempt) for task in tasks]
         write_many(self.connection, _INSERT, rows)
         self.insert_payloads(tasks)

@@ -137,8 +137,10 @@ class Groups:
         )
 
     def _commit(self, group: Group, operations: list[Operation[Any]]) -> None:
-        if any(operation.rows for operation in operations):
-            group.begin()
+        for operation in operations:
+            if operation.rows:
+                group.begin()
+                break
         for operation in operations:
             try:
                 operation.work(operation)

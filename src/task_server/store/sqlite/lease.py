@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 
 from task_server.scheduling.deal import Room, deal, short_seconds
@@ -49,7 +49,7 @@ def deal_to_parked(group: Group) -> list[Waiter]:
         waiting = fastest_first(memory, waiting)
         left = left_to_warm(group, waiting, lanes)
     rooms = [_room(waiter, memory, left.get(waiter, _NONE)) for waiter in waiting]
-    _begin_shares(group, {lane.owner for lane in lanes})
+    in_flight = _weigh_shares(group, {lane.owner for lane in lanes})
     deal(
         rooms,
         lanes,
@@ -57,6 +57,7 @@ def deal_to_parked(group: Group) -> list[Waiter]:
         refill=group.refill,
         now=group.now,
         ahead=policy.deals_ahead,
+        in_flight=in_flight,
     )
     taken: list[Taken] = []
     for room, waiter in zip(rooms, waiting, strict=True):
@@ -70,7 +71,8 @@ def deal_to_parked(group: Group) -> list[Waiter]:
     return _hand_over(group, taken)
 
 
-def _begin_shares(group: Group, owners: set[int]) -> None:
+def _weigh_shares(group: Group, owners: set[int]) -> dict[int, float]:
+    """Have the weights of owners; gives what each has running, where it matters."""
     shares, policy = group.memory.shares, group.policy
     shares.is_fair = policy.shares_fairly
     if policy.share_weights and not owners <= shares.weights.keys():
@@ -82,7 +84,7 @@ def _begin_shares(group: Group, owners: set[int]) -> None:
             for running in session.leases.values():
                 left = abs(running.predicted) - (group.now - running.started_at)
                 in_flight[running.kind.spec.owner] += max(left, 0.0)
-    shares.begin(owners, in_flight)
+    return in_flight
 
 
 def _active_lanes(group: Group) -> list[Lane[Queued]]:
@@ -180,13 +182,21 @@ def _hand_over(group: Group, taken: list[Taken]) -> list[Waiter]:
         given[waiter].append(dealt)
         if session.facts.is_plain:
             _write_plain_end(group, dealt, waiter)
-    for kind, count in Counter(task.kind.number for task, *_ in taken).items():
-        group.add_load(kind, -count)
+    _count_out(group, taken)
     for waiter, tasks in given.items():
         waiter.result.tasks = [*waiter.result.tasks, *tasks]
         if not waiter.session.facts.is_plain:
             waiter.session.unseen.append((waiter.session.number, tasks))
     return list(given)
+
+
+def _count_out(group: Group, taken: list[Taken]) -> None:
+    """They are queued no more."""
+    counts: dict[int, int] = {}
+    for task, *_ in taken:
+        counts[task.kind.number] = counts.get(task.kind.number, 0) + 1
+    for kind, count in counts.items():
+        group.add_load(kind, -count)
 
 
 def _running(group: Group, task: Queued, reply: int, secret: bytes, burden: Burden) -> Running:

@@ -36,6 +36,8 @@ def _pieces(count: int) -> Iterator[tuple[int, int]]:
 
 def write_many(connection: sqlite3.Connection, template: str, rows: Sequence[Row]) -> int:
     """Run `template`, its `{rows}` standing for the values; gives the number of rows changed."""
+    if not rows:
+        return 0
     if len(rows) == 1:
         return connection.execute(_statement(template, 1, len(rows[0])), rows[0]).rowcount
     changed = 0

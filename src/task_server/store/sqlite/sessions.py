@@ -221,7 +221,8 @@ def _park(
     want = 0 if request.draining else max(request.want - len(result.tasks), 0)
     session.waiter = Waiter(session, operation, want=want, result=result)
     group.memory.parked[operation] = session.waiter
-    has_news = bool(result.decisions or result.tasks or session.stops)
+    is_told = bool(result.decisions) and not request.is_patient
+    has_news = bool(is_told or result.tasks or session.stops)
     if has_news or request.wait_until <= group.now:
         group.tell.append(session)
 

@@ -242,9 +242,13 @@ def _store(
     if timed:
         queued = [q for q, task in zip(queued, new, strict=True) if not _is_timed(task)]
     beyond = _offer(group, queued)
-    for spec, tasks in Counter(task.spec for task in new).items():
-        group.add_load(kinds[spec].number, tasks)
-        group.stored[kinds[spec].number] += tasks
+    counts = [0] * len(kinds)
+    for task in new:
+        counts[task.spec] += 1
+    for kind, tasks in zip(kinds, counts, strict=True):
+        if tasks:
+            group.add_load(kind.number, tasks)
+            group.stored[kind.number] += tasks
     _trim_windows(group, kinds, beyond)
     group.insert(beyond, State.QUEUED)
     _insert_timed(group, timed, dependencies.keep(group, new, made, awaited))
