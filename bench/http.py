@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import http.client
+import re
+import socket
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
+from task_server.client.replies import ReplyReader
+
 SECONDS = 90.0
+READ_BYTES = 1 << 20
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 
 class Connection:
@@ -14,42 +19,67 @@ class Connection:
 
     def __init__(self, url: str, token: str, *, timeout: float = SECONDS) -> None:
         parts = urlsplit(url)
-        self._connection = http.client.HTTPConnection(parts.netloc, timeout=timeout)
-        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        assert parts.hostname is not None
+        self._socket = socket.create_connection((parts.hostname, parts.port or 80), timeout)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._headers = f"Host: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
 
     def post(self, path: str, body: bytes) -> bytes:
         """The reply's body. Raises RuntimeError when refused."""
-        self._connection.request("POST", path, body, self._headers)
-        return _read(self._connection.getresponse())
+        fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self._socket.sendall(self._head("POST", path, fields) + body)
+        return self._reply()
 
     def get(self, path: str) -> bytes:
         """The reply's body. Raises RuntimeError when refused."""
-        self._connection.request("GET", path, headers=self._headers)
-        return _read(self._connection.getresponse())
+        self._socket.sendall(self._head("GET", path))
+        return self._reply()
 
     def put(self, path: str, pieces: Iterable[bytes], size_bytes: int) -> bytes:
         """The reply's body. Raises RuntimeError when refused."""
-        headers = {**self._headers, "Content-Type": "application/octet-stream"}
-        headers["Content-Length"] = str(size_bytes)
-        self._connection.request("PUT", path, pieces, headers)
-        return _read(self._connection.getresponse())
+        fields = f"Content-Type: application/octet-stream\r\nContent-Length: {size_bytes}\r\n"
+        self._socket.sendall(self._head("PUT", path, fields))
+        for piece in pieces:
+            self._socket.sendall(piece)
+        return self._reply()
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The reply's body as it comes."""
-        self._connection.request("GET", path, headers=self._headers)
-        response = self._connection.getresponse()
-        if response.status != 200:
-            _read(response)
-        while piece := response.read1(1 << 20):
-            yield piece
+        self._socket.sendall(self._head("GET", path))
+        reader = ReplyReader(bodiless=False)
+        while not reader.is_whole:
+            reader.feed(self._read())
+            if reader.status >= 300:
+                raise RuntimeError(f"{reader.status}: {reader.pieces}")
+            yield from reader.pieces
+            reader.pieces.clear()
 
     def close(self) -> None:
         """Close it."""
-        self._connection.close()
+        self._socket.close()
 
+    def _head(self, method: str, path: str, fields: str = "") -> bytes:
+        return f"{method} {path} HTTP/1.1\r\n{self._headers}{fields}\r\n".encode("latin-1")
 
-def _read(response: http.client.HTTPResponse) -> bytes:
-    body = response.read()
-    if response.status >= 300:
-        raise RuntimeError(f"{response.status}: {body.decode(errors='replace')}")
-    return body
+    def _reply(self) -> bytes:
+        """The body of a reply that states its length."""
+        data = self._read()
+        while (end := data.find(b"\r\n\r\n") + 4) < 4:
+            data += self._read()
+        length = _LENGTH.search(data, 0, end)
+        size = end + (int(length[1]) if length else 0)
+        if len(data) < size:
+            pieces, missing = [data], size - len(data)
+            while missing:
+                pieces.append(self._read())
+                missing -= len(pieces[-1])
+            data = b"".join(pieces)
+        if data[9:10] > b"2":
+            raise RuntimeError(data.decode(errors="replace"))
+        return data[end:]
+
+    def _read(self) -> bytes:
+        data = self._socket.recv(READ_BYTES)
+        if not data:
+            raise RuntimeError("the server closed the connection")
+        return data
