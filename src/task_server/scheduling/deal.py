@@ -152,7 +152,8 @@ class Room(Generic[C]):
             self.short += count
             self.short_seconds += count * seconds
         self.want -= count
-        self.reply_bytes += sum(candidate.size for candidate in candidates)
+        for candidate in candidates:
+            self.reply_bytes += candidate.size
         self.dealt += candidates
 
 
@@ -202,7 +203,10 @@ def _keep_for_the_first(
 
     Else smaller tasks would take it again and again, and the first would wait as long as they come.
     """
-    if not any(lane.requires is not None and lane.requires.takes for lane in lanes):
+    for lane in lanes:
+        if lane.requires is not None and lane.requires.takes:
+            break
+    else:
         return
     waiting = [lane for lane in lanes if lane.window.entries]
     waiting.sort(key=lambda lane: (shares.turn(shares.party(lane.owner)), *_head(lane)[:2]))
@@ -252,7 +256,10 @@ def _fill(
         is_alone = ahead and len(turns) == 1 and len(heads) == 1
         given = lane.window.entries[: room.like_the_first(lane) if is_alone else 1]
         room.give(given, lane.requires)
-        shares.charge(lane.owner, sum(abs(each.predicted) for each in given))
+        seconds = 0.0
+        for each in given:
+            seconds += abs(each.predicted)
+        shares.charge(lane.owner, seconds)
         _advance(heads, len(given), refill)
         if heads:
             heapreplace(turns, (shares.turn(party), party, heads))

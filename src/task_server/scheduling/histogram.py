@@ -61,17 +61,16 @@ class Histogram:
         """
         if not self.total:
             return [0.0] * len(levels)
-        found: list[float] = []
+        counts, found = self.counts, []
         below, index = 0, 0
         for level in levels:
             wanted = level * self.total
-            while below + self.counts[index] < wanted and index < BINS - 1:
-                below += self.counts[index]
+            while below + counts[index] < wanted and index < BINS - 1:
+                below += counts[index]
                 index += 1
-            share = (wanted - below) / self.counts[index] if self.counts[index] else 0.5
-            share = 0.0 if share < 0.0 else 1.0 if share > 1.0 else share
-            found.append(seconds_at(index + share))
-        return found
+            share = (wanted - below) / counts[index] if counts[index] else 0.5
+            found.append(index + (0.0 if share < 0.0 else 1.0 if share > 1.0 else share))
+        return [seconds_at(position) for position in found]
 
     def square_seconds(self) -> float:
         """The sum of the squares of the run times, as far as the bins tell."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import mul
 
 from msgspec import Struct
 
@@ -176,7 +177,7 @@ class Statistics:
                     self.pace.count(each, environment=environment, at=at)
         self.calls += len(runs)
         self.run_seconds += sum(seconds)
-        self.square_seconds += sum(each * each for each in seconds)
+        self.square_seconds += sum(map(mul, seconds, seconds))
         self._add_used(runs)
         if not self.is_short:  # nothing is kept free for those, and there may be thousands
             self.peaks.add_all([run[5] for run in runs])

@@ -238,7 +238,12 @@ class Slots:
     @property
     def behind(self) -> int:
         """How many calls wait behind others on their slots: short ones, prefetched."""
-        return sum(max(slot.pending - 1, 0) for slot in self._slots)
+        count = 0
+        for slot in self._slots:
+            pending = slot.pending
+            if pending > 1:
+                count += pending - 1
+        return count
 
     # ---- what comes back
 

@@ -60,10 +60,10 @@ def find(group: Group, submission: Submission, new: Sequence[NewTask]) -> Known:
 
 def keep(
     group: Group, new: Iterable[NewTask], made: Mapping[bytes, Queued], known: Known
-) -> Counter[bytes]:
+) -> Mapping[bytes, int]:
     """Store what new tasks wait for; how many tasks each of them waits for."""
     memory = group.memory
-    pending: Counter[bytes] = Counter()
+    pending: dict[bytes, int] = defaultdict(int)
     pairs: list[tuple[int, int]] = []
     for task in new:
         for each in dict.fromkeys(task.after) if task.after else ():

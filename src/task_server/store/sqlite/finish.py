@@ -164,15 +164,15 @@ def _count_ends(group: Group, held: list[Held]) -> None:
         group.count_attempts(running.kind, runs, is_success=is_success)
         if not is_success:
             _count_out_of_memory(group, some)
-        group.memory.shares.settle(
-            running.kind.spec.owner,
-            predicted=sum(abs(running.predicted) for _, running in some),
-            seconds=sum(run[0] for run in runs),
-        )
-        state = State.SUCCEEDED if is_success else State.FAILED
+        predicted = seconds = 0.0
         counts: dict[int | None, int] = {}
-        for _, running in some:
-            counts[running.batch] = counts.get(running.batch, 0) + 1
+        for (_, one), run in zip(some, runs, strict=True):
+            predicted += abs(one.predicted)
+            seconds += run[0]
+            counts[one.batch] = counts.get(one.batch, 0) + 1
+        owner = running.kind.spec.owner
+        group.memory.shares.settle(owner, predicted=predicted, seconds=seconds)
+        state = State.SUCCEEDED if is_success else State.FAILED
         for batch, count in counts.items():
             group.count_end(batch, state, count)
 

@@ -21,6 +21,8 @@ LONG_BYTES = 4 * LOG_BYTES
 """A log of this size is told of: only a read that does not end makes it so long."""
 WAIT_SECONDS = 0.05
 """How long the writer waits for those who read."""
+LOOK_SECONDS = 0.02
+"""Between two looks: who was just told of a commit waits for this thread to pause."""
 PAUSE_SECONDS = 2.0
 """Between two tries."""
 
@@ -31,16 +33,20 @@ class LogBound:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self._file = path.with_name(path.name + "-wal")
+        self._look_at = 0.0
         self._next_try = 0.0
         self._is_told = False
 
     def keep(self) -> None:
         """Begin the log anew if it is long; after each commit."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
         size = self._size()
         if size <= LOG_BYTES:
             self._is_told = False
             return
-        now = time.monotonic()
         if now < self._next_try:
             return
         self._next_try = now + PAUSE_SECONDS

@@ -152,6 +152,8 @@ def _renew(group: Group, session: Session, request: ExchangeRequest) -> None:
 
 
 def _note_environments(session: Session, request: ExchangeRequest) -> None:
+    if not request.environments:
+        return
     session.environments.update({each.digest: each.state for each in request.environments})
     while len(session.environments) > MAXIMUM_ENVIRONMENTS:
         del session.environments[next(iter(session.environments))]
@@ -201,6 +203,8 @@ def _why_gone(group: Group, session: Session, lease: str) -> str:
 
 def _unseen_tasks(session: Session) -> list[Dealt]:
     """Tasks of replies that did not arrive: the same again, in this reply."""
+    if not session.unseen:
+        return []
     again = [
         dealt
         for _, tasks in session.unseen

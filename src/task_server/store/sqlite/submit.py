@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from itertools import count, repeat
 
 from task_server.errors import Conflict, Gone, NotFound
@@ -342,7 +342,7 @@ def _trim_windows(group: Group, kinds: list[Kind], beyond: list[Queued]) -> None
 
 
 def _insert_timed(
-    group: Group, timed: list[tuple[Queued, NewTask]], pending: Counter[bytes]
+    group: Group, timed: list[tuple[Queued, NewTask]], pending: Mapping[bytes, int]
 ) -> None:
     """Insert tasks that have a time of their own or wait for others, and what for."""
     if not timed:
