@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from task_server.protocol.ids import (
+    MANY,
     from_text,
     from_texts,
     made_at,
@@ -45,7 +46,15 @@ def test_an_id_tells_when_it_was_made() -> None:
 @given(st.binary(min_size=16, max_size=16))
 def test_the_text_is_the_usual_one(identifier: bytes) -> None:
     assert to_text(identifier) == str(uuid.UUID(bytes=identifier))
-    assert to_texts([bytes(16), identifier])[1] == to_text(identifier)
+    for count in (1, MANY):
+        assert (
+            to_texts([bytes(16), identifier] * count)
+            == [
+                to_text(bytes(16)),
+                to_text(identifier),
+            ]
+            * count
+        )
 
 
 def test_the_text_leads_back_to_the_id() -> None:

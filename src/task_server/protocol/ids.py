@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 _TEXT = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.ASCII)
 
 REMEMBERED = 16_384
 """Texts kept at hand: each is told at the submit, with the lease and with the answer."""
+
+MANY = 32
+"""From here on all texts are written together, in a third of the time of one by one."""
+_PLACES = [place for place in range(36) if place not in (8, 13, 18, 23)]
 
 _HEXADECIMAL = re.compile("[0-9a-f]*", re.ASCII)
 _VARIANTS = frozenset("89ab")
@@ -46,9 +50,16 @@ def to_text(identifier: bytes) -> str:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
-def to_texts(identifiers: Iterable[bytes]) -> list[str]:
+def to_texts(identifiers: Sequence[bytes]) -> list[str]:
     """The texts of many."""
-    return list(map(to_text, identifiers))
+    count = len(identifiers)
+    if count < MANY:
+        return list(map(to_text, identifiers))
+    texts, digits = bytearray(b"-") * (36 * count), b"".join(identifiers).hex().encode()
+    for digit, place in enumerate(_PLACES):  # of all of them at once
+        texts[place::36] = digits[digit::32]
+    joined = texts.decode()
+    return [joined[start : start + 36] for start in range(0, len(joined), 36)]
 
 
 def from_texts(texts: Sequence[str]) -> list[bytes] | None:
