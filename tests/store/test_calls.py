@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from task_server.store.records.calls import FIRST
 from tests.store.world import World, batch, new_task, spec, succeeded
 
 
@@ -32,3 +33,18 @@ async def test_a_batch_says_whether_it_starts_in_submit_order(world: World) -> N
 
     assert not (await world.batch(predicted.batch)).in_order
     assert (await world.batch(submitted.batch)).in_order
+
+
+async def test_a_lane_is_read_in_pages_from_where_the_last_ended(world: World) -> None:
+    await world.submit(count=5)  # one key but for their numbers
+    await world.advance(1.0)
+    await world.submit(count=5)
+    ((kind, _),) = await world.store.queued(None)
+
+    pages = [await world.store.waiting_in(kind.lane, FIRST, 3)]
+    while len(pages[-1]) == 3:
+        pages.append(await world.store.waiting_in(kind.lane, pages[-1][-1].key, 3))
+
+    assert [len(page) for page in pages] == [3, 3, 3, 1]
+    keys = [each.key for page in pages for each in page]
+    assert keys == sorted(keys) and len(set(keys)) == 10

@@ -63,15 +63,28 @@ async def waiting_in(
     rows: Rows, lane: int, after: tuple[float, float, int], limit: int
 ) -> list[WaitingCall]:
     """The next waiting tasks of a lane, in their order, beyond a key."""
-    found = await rows.fetch(
-        f"SELECT {_COLUMNS}, t.due_at, t.tie {_FROM}"
-        " WHERE t.state = 0 AND t.lane = ? AND (t.due_at, t.tie, t.number) > (?, ?, ?)"
+    due_at, tie, number = after
+    # Apart: SQLite finds a key by index only up to the number, and a batch may have one key.
+    found = await _waiting(
+        rows, lane, "t.due_at = ? AND t.tie = ? AND t.number > ?", (due_at, tie, number), limit
+    )
+    if len(found) < limit:
+        found += await _waiting(
+            rows, lane, "(t.due_at, t.tie) > (?, ?)", (due_at, tie), limit - len(found)
+        )
+    return [WaitingCall(_call(*row), (due_at, tie, row[0])) for *row, due_at, tie in found]
+
+
+async def _waiting(
+    rows: Rows, lane: int, where: str, values: tuple[float, ...], limit: int
+) -> list[tuple[Any, ...]]:
+    return await rows.fetch(
+        f"SELECT {_COLUMNS}, t.due_at, t.tie {_FROM} WHERE t.state = 0 AND t.lane = ? AND {where}"
         " ORDER BY t.due_at, t.tie, t.number LIMIT ?",
         lane,
-        *after,
+        *values,
         limit,
     )
-    return [WaitingCall(_call(*row), (due_at, tie, row[0])) for *row, due_at, tie in found]
 
 
 async def waiting_at(rows: Rows, batch: int, positions: Collection[int]) -> list[OpenCall]:
