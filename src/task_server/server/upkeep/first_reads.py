@@ -47,8 +47,9 @@ class FirstReads:
     async def flush(self) -> None:
         """Write what was noted."""
         loop = asyncio.get_running_loop()
-        while self._noted:
-            piece = sorted(self._noted)[:PIECE]
+        noted = sorted(self._noted)
+        for start in range(0, len(noted), PIECE):
+            piece = noted[start : start + PIECE]
             begun = loop.time()
             await self._store.note_read(piece, now=self._clock())
             self._noted.difference_update(piece)
