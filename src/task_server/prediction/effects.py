@@ -7,13 +7,15 @@ kin's, a machine's speed, and an argument's weight on functions that never saw i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
 from typing import Any
 
 Key = tuple[int, str, str, str]
 """Level, and what it is of."""
+Sums = tuple[float, float]
+"""Log seconds: with decay, and without."""
 
 DECAY = 0.97
 """Weight of the past at each update, in the sums that follow drift."""
@@ -40,29 +42,40 @@ _SHRINK = (0.5, 1.0, 1.0, 1.0, 3.0, 3.0, 3.0, 1.5, 2.0, 1.0, 2.0, 0.6, 0.5)
 ) = range(13)
 
 
-def keys_of(
-    function: str,
-    categories: Mapping[str, str],
-    *,
-    digest: int,
-    worker: str | None,
-    version: str,
-) -> list[Key]:
-    """The effects of a call, coarse to fine."""
-    arguments = f"{digest:x}"
-    some = list(islice(categories.items(), CATEGORIES))
-    coarse, fine = _fixed_keys(function, worker, version)
-    keys = [
-        *coarse,
-        *[(_CATEGORY, name, value, "") for name, value in some],
-        (_ARGUMENTS, arguments, "", ""),
-        *fine,
-        *[(_FUNCTION_CATEGORY, function, name, value) for name, value in some],
-        (_FUNCTION_ARGUMENTS, function, arguments, ""),
-    ]
-    if worker is not None:
-        keys.append((_EVERYTHING, function, arguments, worker))
-    return keys
+@dataclass(slots=True, frozen=True)
+class Kin:
+    """What a call has in common with others."""
+
+    function: str
+    worker: str | None
+    version: str
+    categories: list[tuple[str, str]]
+    """Name and value of each, CATEGORIES at most."""
+    arguments: str
+    """Their digest."""
+
+    def keys(self) -> list[Key]:
+        """Its effects, coarse to fine."""
+        coarse, fine = _fixed_keys(self.function, self.worker, self.version)
+        of_any, *of_function = self.of_arguments()
+        return [
+            *coarse,
+            *[(_CATEGORY, name, value, "") for name, value in self.categories],
+            of_any,
+            *fine,
+            *[(_FUNCTION_CATEGORY, self.function, *each) for each in self.categories],
+            *of_function,
+        ]
+
+    def of_arguments(self) -> list[Key]:
+        """Those of the same arguments: of any function, of this one, on this worker."""
+        found = [
+            (_ARGUMENTS, self.arguments, "", ""),
+            (_FUNCTION_ARGUMENTS, self.function, self.arguments, ""),
+        ]
+        if self.worker is not None:
+            found.append((_EVERYTHING, self.function, self.arguments, self.worker))
+        return found
 
 
 @lru_cache(maxsize=1024)
@@ -93,11 +106,32 @@ class Effects:
         self._older: dict[Key, list[float]] = {}
         """Those not touched since the table was last full."""
 
-    def sums(self, keys: Sequence[Key]) -> tuple[float, float]:
-        """Predicted log seconds: with decay, and without."""
+    def sums(self, function: str, calls: Sequence[Kin]) -> list[Sums]:
+        """Predicted log seconds of calls of one function."""
+        fixed: dict[tuple[str | None, str], Sums] = {}
+        by_category: dict[tuple[str, str], Sums] = {}
+        found = []
+        for call in calls:
+            which = (call.worker, call.version)
+            if which not in fixed:
+                coarse, fine = _fixed_keys(function, *which)
+                fixed[which] = self._sum((*coarse, *fine))
+            recent, steady = fixed[which]
+            for category in call.categories:
+                if category not in by_category:
+                    keys = (_CATEGORY, *category, ""), (_FUNCTION_CATEGORY, function, *category)
+                    by_category[category] = self._sum(keys)
+                more = by_category[category]
+                recent, steady = recent + more[0], steady + more[1]
+            more = self._sum(call.of_arguments())
+            found.append((recent + more[0], steady + more[1]))
+        return found
+
+    def _sum(self, keys: Iterable[Key]) -> Sums:
+        sums, older = self._sums, self._older
         recent = steady = 0.0
         for key in keys:
-            found = self._sums.get(key) or self._older.get(key)
+            found = sums.get(key) or older.get(key)
             if found is not None:
                 shrink = _SHRINK[key[0]]
                 recent += found[0] / (found[1] + shrink)

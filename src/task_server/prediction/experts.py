@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from task_server.prediction.history import CALLS, Floats, History, Rows
 from task_server.prediction.regression import (
@@ -52,6 +53,7 @@ FIRST_FIT = 3
 MATURITIES = 10
 SAME_CALLS = 5
 """How many of the last calls with the same arguments count."""
+_NONE = [0.0] * COUNT
 _BY_RECENCY = 0.8 ** np.arange(CALLS)
 _SO_FAR: list[float] = _BY_RECENCY.cumsum().tolist()
 
@@ -101,14 +103,22 @@ class Experts:
         return told[SAME:STEADY_EFFECTS]
 
     def _tell_same(self, rows: Rows, found: list[list[float]]) -> None:
+        """By the calls that had the same arguments, those on the same worker where there are."""
         history, recent = self.history, self.recent
-        for index, same in history.same(rows):
-            row = found[index]
-            row[SAME] = statistics.median(history.times_on(same, rows.workers[index])[:SAME_CALLS])
-            if recent is not None:
-                count = len(same)
-                more = float(_BY_RECENCY[:count] @ recent.left[same]) / (_SO_FAR[count - 1] + 0.5)
-                row[SAME_LEFT] = row[RECENT] + more
+        known = history.same(rows)
+        usual: dict[tuple[int, int], float] = {}
+        left: dict[int, float] = {}
+        if recent is not None:
+            left = {digest: _left_of(recent, same) for digest, same in known.items()}
+        for row, digest, worker in zip(found, rows.arguments, rows.workers, strict=True):
+            if digest not in known:
+                continue
+            if (digest, worker) not in usual:
+                times = history.times_on(known[digest], worker)[:SAME_CALLS]
+                usual[digest, worker] = statistics.median(times)
+            row[SAME] = usual[digest, worker]
+            if digest in left:
+                row[SAME_LEFT] = row[RECENT] + left[digest]
 
     def _tell_recent(self, recent: Recent, rows: Rows, found: list[list[float]]) -> Floats:
         predicted, here = recent.predict(rows.numbers)
@@ -139,6 +149,12 @@ class Experts:
         self.steady = fit_steady(self.history)
 
 
+def _left_of(recent: Recent, same: NDArray[np.intp]) -> float:
+    """What the regression left of these calls, newest first."""
+    count = len(same)
+    return float(_BY_RECENCY[:count] @ recent.left[same]) / (_SO_FAR[count - 1] + 0.5)
+
+
 def _mean_of(times: Sequence[float]) -> float:
     return math.log(sum(map(math.exp, times)) / len(times))
 
@@ -162,22 +178,20 @@ class Mixture:
 
     def mix(self, experts: Experts | None, predicted: Sequence[list[float]]) -> list[float]:
         """Log seconds of each row of `predicted`."""
-        weights = [(loss + 0.01) ** -STEEPNESS for loss in self._expected(experts)]
+        weights = self._weights(experts)
         return [_mixed(weights, row) for row in predicted]
 
-    def _expected(self, experts: Experts | None) -> list[float]:
-        """What each expert is expected to miss the next call by."""
+    def _weights(self, experts: Experts | None) -> list[float]:
+        """How far each expert is trusted, by what it is expected to miss the next call by."""
         stage = maturity(0 if experts is None else experts.history.calls)
-        kin = [
-            loss / count if count > 0.0 else UNKNOWN_LOSS
-            for loss, count in zip(self.losses[stage], self.counts[stage], strict=True)
-        ]
-        if experts is None:
-            return kin
-        return [
-            (loss + PSEUDO_CALLS * usual) / (count + PSEUDO_CALLS)
-            for loss, count, usual in zip(experts.losses, experts.counts, kin, strict=True)
-        ]
+        own = (_NONE, _NONE) if experts is None else (experts.losses, experts.counts)
+        kin = self.losses[stage], self.counts[stage]
+        found = []
+        for loss, count, own_loss, own_count in zip(*kin, *own, strict=True):
+            usual = loss / count if count > 0.0 else UNKNOWN_LOSS
+            expected = (own_loss + PSEUDO_CALLS * usual) / (own_count + PSEUDO_CALLS)
+            found.append((expected + 0.01) ** -STEEPNESS)
+        return found
 
     def learn(self, experts: Experts, predicted: list[float], time: float, *, stage: int) -> None:
         """What each expert missed a call by, that was predicted at that maturity."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,7 @@ class Rows:
     """Calls of one function as arrays."""
 
     numbers: Floats
-    """Calls x COLUMNS: numbers, and categories as what they mean for the time."""
+    """Calls x columns in use: numbers, and categories as what they mean for the time."""
     codes: list[list[int]]
     """Calls x CATEGORIES; -1 where a category is absent or not known."""
     arguments: list[int]
@@ -117,13 +117,21 @@ class History:
     def rows(self, calls: Sequence[tuple[Features, Sequence[tuple[str, str]], str | None]]) -> Rows:
         """Calls by features, categories (worker, versions too) and worker, as it knows them."""
         numbers, codes = [], []
+        width, columns = self.width, self.columns
+        known: dict[tuple[str, str], tuple[int, int, int, float] | None] = {}
         for features, categories, _ in calls:
-            row = [0.0] * COLUMNS
+            row = [0.0] * width
             for name, number in features.numbers.items():
-                column = self.columns.get(name)
-                if column is not None:
-                    row[column] = number
-            codes.append(self._encode(categories, row))
+                if name in columns:
+                    row[columns[name]] = number
+            coded = [-1] * CATEGORIES
+            for category in categories:
+                if category not in known:
+                    known[category] = self._encoded(*category)
+                found = known[category]
+                if found is not None:
+                    place, coded[place], column, row[column] = found
+            codes.append(coded)
             numbers.append(row)
         return Rows(
             np.array(numbers),
@@ -132,29 +140,27 @@ class History:
             [self.worker_numbers.get(worker, -1) if worker else -1 for _, _, worker in calls],
         )
 
-    def _encode(self, categories: Sequence[tuple[str, str]], row: list[float]) -> list[int]:
-        codes = [-1] * CATEGORIES
-        for name, value in categories:
-            slot = self.slots.get(name)
-            if slot is None:
-                continue
-            place, column = slot
-            code = self.values.get(_digest(place, value))
-            if code is not None:
-                codes[place] = code
-                total, count = self.encoding[code].tolist()
-                row[column] = total / (count + 1.0)
-        return codes
+    def _encoded(self, name: str, value: str) -> tuple[int, int, int, float] | None:
+        """Place among the codes, code, column and what it means there."""
+        slot = self.slots.get(name)
+        code = None if slot is None else self.values.get(_digest(slot[0], value))
+        if slot is None or code is None:
+            return None
+        total, count = self.encoding[code].tolist()
+        return slot[0], code, slot[1], total / (count + 1.0)
 
-    def same(self, rows: Rows) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Each of `rows` whose arguments were seen before, with those calls, newest first."""
+    def same(self, rows: Rows) -> dict[int, NDArray[np.intp]]:
+        """Of arguments of `rows` that were seen before: the calls that had them, newest first."""
         seen = self.arguments[: self.size]
-        known = set(seen.tolist()) if len(rows.arguments) > 1 else rows.arguments
-        for index, digest in enumerate(rows.arguments):
-            if digest in known:
-                found = (seen == digest).nonzero()[0]
-                if len(found):
-                    yield index, self._newest_first(found)
+        wanted = set(rows.arguments)
+        if len(wanted) > 1:
+            wanted.intersection_update(seen.tolist())
+        found = {}
+        for digest in wanted:
+            same = (seen == digest).nonzero()[0]
+            if len(same):
+                found[digest] = self._newest_first(same)
+        return found
 
     def _newest_first(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Rows in ascending order, by when they were made."""
@@ -198,7 +204,7 @@ class History:
         row = self.calls % CALLS
         if row >= len(self.times):
             self._widen()
-        self.numbers[row] = rows.numbers[0]
+        self.numbers[row, : self.width] = rows.numbers[0]
         self.codes[row] = rows.codes[0]
         self.times[row], self.errors[row] = time, error
         self._add_encoding(rows.codes[0], time)

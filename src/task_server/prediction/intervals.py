@@ -8,7 +8,7 @@ conformal inference, Gibbs and Candes 2021).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ KIN_ERRORS = 400
 KIN_POINTS = 40
 """Quantiles that stand for them."""
 ENOUGH_KIN = 20
-FEW_ROWS = 24
+FEW_ROWS = 3
 """From so many rows on their quantiles are found level by level, not row by row."""
 STEP = 0.03
 FARTHEST = 0.3
@@ -53,11 +53,12 @@ class Intervals:
         self._kin_points: list[tuple[int, Floats, float]] = [_points_of(()) for _ in self.kin]
         """Of each maturity: errors not looked at yet, quantiles of the others, their usual size."""
         self.shifts = [[0.0] * len(LEVELS) for _ in range(MATURITIES)]
+        self._levels = [_shifted(shifts) for shifts in self.shifts]
 
     def around(self, history: History | None, squares: Floats | None, count: int) -> Floats:
         """Quantiles of the error of `count` calls of one function: count x LEVELS, log seconds."""
         stage = maturity(0 if history is None else history.calls)
-        levels = self._levels(stage)
+        levels = self._levels[stage]
         kin, usual = self._kin(stage)
         if history is None or not history.size:
             return _each(_quantiles(kin, np.ones((1, len(kin))), levels), count)
@@ -72,14 +73,6 @@ class Intervals:
             np.multiply(near, history.by_age(_BY_AGE), out=table[:, :size])
         table[:, size:] = KIN_WEIGHT / len(kin)
         return _each(_quantiles(errors, table, levels), count)
-
-    def _levels(self, stage: int) -> Floats:
-        """Where to look for the quantiles; ascending, so that these never cross."""
-        found, highest = [], OUTERMOST
-        for (level, _), shift in zip(_PACED, self.shifts[stage], strict=True):
-            highest = max(highest, level + shift)
-            found.append(min(highest, 1.0 - OUTERMOST))
-        return np.array(found)
 
     def _kin(self, stage: int) -> tuple[Floats, float]:
         """Errors of functions as young as that, and how large they are usually."""
@@ -103,6 +96,7 @@ class Intervals:
                 self.shifts[stage], _PACED, around.tolist(), strict=True
             )
         ]
+        self._levels[stage] = _shifted(self.shifts[stage])
 
     def state(self) -> dict[str, Any]:
         """All of it, to be saved."""
@@ -114,6 +108,16 @@ class Intervals:
         self.kin = [deque(errors, maxlen=KIN_ERRORS) for errors in state["kin"]]
         self._kin_points = [(news, points, usual) for news, points, usual in state["kin_points"]]
         self.shifts = state["shifts"]
+        self._levels = [_shifted(shifts) for shifts in self.shifts]
+
+
+def _shifted(shifts: Sequence[float]) -> Floats:
+    """Where to look for the quantiles; ascending, so that these never cross."""
+    found, highest = [], OUTERMOST
+    for (level, _), shift in zip(_PACED, shifts, strict=True):
+        highest = max(highest, level + shift)
+        found.append(min(highest, 1.0 - OUTERMOST))
+    return np.array(found)
 
 
 def _points_of(errors: Collection[float]) -> tuple[int, Floats, float]:

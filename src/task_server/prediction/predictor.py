@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from task_server.prediction.effects import Effects, Key, keys_of
+from task_server.prediction.effects import CATEGORIES, Effects, Kin
 from task_server.prediction.experts import (
     COUNT,
     EFFECTS,
@@ -70,7 +70,9 @@ class Estimates:
     def quantiles(self) -> Floats:
         """Seconds, calls x LEVELS."""
         found: Floats = self.medians[:, None] + self.around
-        return np.exp(np.minimum(np.maximum(found, -BOUND), BOUND))
+        np.maximum(found, -BOUND, out=found)
+        np.minimum(found, BOUND, out=found)
+        return np.exp(found, out=found)
 
     def one(self, index: int) -> Estimates:
         """Of one call, as it is kept with it."""
@@ -102,7 +104,7 @@ class _Seen:
 
     features: Features
     categories: list[tuple[str, str]]
-    keys: list[Key]
+    kin: Kin
     worker: str | None
 
 
@@ -160,7 +162,7 @@ class Predictor:
         history.grow(seen.features, seen.categories, seen.worker)
         rows = history.rows([(seen.features, seen.categories, seen.worker)])
         experts.learn(rows, time, predicted=predicted, error=error)
-        self.effects.learn(seen.keys, time)
+        self.effects.learn(seen.kin.keys(), time)
 
     def calls(self, function: str) -> int:
         """How many calls of a function it has learned from."""
@@ -199,7 +201,7 @@ class Predictor:
         self._usual_first = median(np.array(firsts)) if firsts else 0.0
 
     def _of_function(self, function: str, seen: Sequence[_Seen]) -> Estimates:
-        effects = [self.effects.sums(each.keys) for each in seen]
+        effects = self.effects.sums(function, [each.kin for each in seen])
         experts = self.functions.get(function)
         history = squares = None
         if experts is None:
@@ -243,17 +245,12 @@ def _beyond(limit: float, quantiles: Floats) -> float:
 def _see(call: Call) -> _Seen:
     features = features_of(call.args, call.kwargs)
     categories = list(features.categories.items())
+    shared = categories[:CATEGORIES]
     version = ""
     if call.worker is not None:
         categories.append(("worker", call.worker))
     if call.versions:
         categories += [(f"version {name}", text) for name, text in call.versions.items()]
         version = ", ".join(f"{name} {text}" for name, text in sorted(call.versions.items()))
-    keys = keys_of(
-        call.function,
-        features.categories,
-        digest=features.digest,
-        worker=call.worker,
-        version=version,
-    )
-    return _Seen(features, categories, keys, call.worker)
+    kin = Kin(call.function, call.worker, version, shared, f"{features.digest:x}")
+    return _Seen(features, categories, kin, call.worker)

@@ -64,7 +64,8 @@ class Recent:
 
     def predict(self, numbers: Floats) -> tuple[list[float], NDArray[np.float32]]:
         """Log seconds of each row of columns, and where it is."""
-        found = (numbers - self.means) @ self.through
+        width = numbers.shape[1]
+        found = (numbers - self.means[:width]) @ self.through[:width]
         found += self.level
         told = found[:, 0]
         begin = 1 + len(self.bend)
@@ -76,7 +77,9 @@ class Recent:
     def note(self, row: int, numbers: Floats, left: float) -> None:
         """A call has become row `row` of what is remembered."""
         begin = 1 + len(self.bend)
-        there = ((numbers - self.means) @ self.through[:, begin:]).astype(np.float32)
+        width = numbers.shape[1]
+        through = self.through[:width, begin:]
+        there = ((numbers - self.means[:width]) @ through).astype(np.float32)
         norms = (there**2).sum(axis=1)
         if row == len(self.left):
             self.left = np.append(self.left, left)
@@ -98,9 +101,11 @@ class Steady:
 
     def predict(self, rows: Rows) -> list[float]:
         """Log seconds of each row."""
-        of_numbers = (rows.numbers @ self.coefficients).tolist()
+        width = rows.numbers.shape[1]
+        of_numbers = (rows.numbers @ self.coefficients[:width]).tolist()
+        by_code = self.by_code
         return [
-            told + self.level + sum([self.by_code[code] for code in codes])
+            told + self.level + sum([by_code[code] for code in codes])
             for told, codes in zip(of_numbers, rows.codes, strict=True)
         ]
 
