@@ -21,7 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import cloudpickle
 import msgspec
@@ -416,6 +416,69 @@ async def test_bytes_and_blobs_in_arguments_are_put_in_place(
         "pickle": (1, 2),
         "ordinary": {"$blob": "sha256:bytes", "other": 1},
     }
+
+
+@pytest.mark.parametrize("encoding", ["json", "pickle"])
+async def test_arguments_in_a_file_are_read_from_there(
+    bench: Bench, functions: Path, tmp_path: Path, encoding: Literal["json", "pickle"]
+) -> None:
+    argument = ["x" * 300_000, {"$bytes": "AP8="}]
+    file = tmp_path / "arguments"
+    file.write_bytes(
+        pickle.dumps(([argument], {}))
+        if encoding == "pickle"
+        else json.dumps([[argument], {}]).encode()
+    )
+    runner = bench.start(site_packages=functions)
+
+    outcome = await bench.one(
+        Call(
+            lease="l",
+            function="functions:same",
+            encoding=encoding,
+            payload=bytes(file),
+            is_in_file=True,
+            result_encoding="pickle",
+        ),
+        runner=runner,
+    )
+
+    assert answer(outcome) == (argument if encoding == "pickle" else [argument[0], b"\x00\xff"])
+
+
+async def test_arguments_in_a_file_that_is_not_there_are_a_failure(
+    bench: Bench, functions: Path, tmp_path: Path
+) -> None:
+    runner = bench.start(site_packages=functions)
+    call = Call(
+        lease="l", function="functions:same", payload=bytes(tmp_path / "none"), is_in_file=True
+    )
+
+    outcome = await bench.one(call, runner=runner)
+
+    assert error(outcome).kind == "exception"
+    assert "the arguments could not be read" in error(outcome).message
+
+
+async def test_large_values_come_back_whole_in_whatever_pieces_they_are_pickled(
+    bench: Bench, functions: Path
+) -> None:
+    value = [bytes([n % 256]) * (1 + n * 3000) for n in range(200)] + [bytearray(b"y" * 200_000)]
+    runner = bench.start(site_packages=functions)
+    payload = pickle.dumps(([value], {}))
+
+    outcome = await bench.one(
+        Call(
+            lease="l",
+            function="functions:same",
+            encoding="pickle",
+            payload=payload,
+            result_encoding="pickle",
+        ),
+        runner=runner,
+    )
+
+    assert answer(outcome) == value
 
 
 async def test_a_blob_that_is_not_there_is_a_failure(bench: Bench, functions: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -92,11 +94,11 @@ def other_call(
     limits: CallLimits,
     *,
     encoding: Literal["json", "pickle"],
-    payload: bytes,
+    payload: bytes | Path,
     pickled: bytes | None,
     blobs: dict[str, str],
 ) -> Call:
-    """The call of a function by value, or with encoded arguments."""
+    """The call of a function by value, or with encoded arguments, which may be in a file."""
     function = assignment.function
     return Call(
         lease=assignment.lease,
@@ -105,7 +107,8 @@ def other_call(
         package=assignment.package,
         pickled=pickled,
         encoding=encoding,
-        payload=payload,
+        payload=os.fsencode(payload),
+        is_in_file=isinstance(payload, Path),
         result_encoding=assignment.result_encoding,
         timeout_seconds=assignment.timeout_seconds,
         timeout_why=assignment.timeout_why,

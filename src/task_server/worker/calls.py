@@ -48,7 +48,8 @@ class Call(Struct, frozen=True, kw_only=True):
     """A function by value."""
     encoding: Literal["json", "pickle"] = "json"
     payload: bytes = b"[[],{}]"
-    """`[args, kwargs]` as JSON, or `(args, kwargs)` pickled."""
+    """`[args, kwargs]` as JSON, or `(args, kwargs)` pickled; the path of them if `is_in_file`."""
+    is_in_file: bool = False
     result_encoding: str = "json"
     timeout_seconds: float = 0.0
     """0: none."""
@@ -104,6 +105,7 @@ class _CallHeader(Struct, omit_defaults=True):
     module: str | None = None
     package: str | None = None
     pickled: int = 0
+    in_file: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
@@ -127,6 +129,7 @@ def call_frame(call: Call, nonce: int) -> bytes:
         call.module,
         call.package,
         0 if pickled is None else len(pickled),
+        call.is_in_file,
     )
     if call.blobs:
         header = header[:-1] + b',"blobs":%s}' % _encode(call.blobs)
@@ -143,10 +146,12 @@ def _call_header(
     module: str | None,
     package: str | None,
     pickled: int,
+    in_file: bool,
 ) -> bytes:
     """The header of calls that differ in their arguments alone."""
-    header = _CallHeader(function, encoding, result_encoding, limit, module, package, pickled)
-    return _encode(header)
+    return _encode(
+        _CallHeader(function, encoding, result_encoding, limit, module, package, pickled, in_file)
+    )
 
 
 class AnswerReader:

@@ -38,13 +38,16 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 # Users' functions replace attributes of modules; what the loop needs is bound here.
-_getpid, _fstat, _stat, _read, _write = os.getpid, os.fstat, os.stat, os.read, os.write
+_getpid, _fstat, _stat = os.getpid, os.fstat, os.stat
+_read, _write, _writev = os.read, os.write, os.writev
+_open = open
 _perf_counter, _process_time = time.perf_counter, time.process_time
 
 HEAD = struct.Struct("!IQ")
 CALL_HEAD = struct.Struct("!QIQ")  # with the nonce of a call first
 START = struct.Struct("<I")
 READ_BYTES = 1 << 16
+MAX_PARTS = 1000  # of one write; Linux takes 1024
 PICKLE_PROTOCOL = 5
 MAX_DEPTH = 128  # of JSON, as the server accepts it
 MAX_SIDES = 32  # a value with more parts that are not JSON is pickled as a whole
@@ -177,19 +180,15 @@ class Link:
         if _getpid() != self.pid:
             os._exit(0)
         size = sum(map(len, parts))
-        data = HEAD.pack(len(header), size) + header
+        left: list[bytes | memoryview] = [HEAD.pack(len(header), size) + header, *parts]
         if size <= READ_BYTES:
-            self._write(b"".join((data, *parts)))
-            return
-        self._write(data)
-        for part in parts:
-            self._write(part)
-
-    def _write(self, data: bytes) -> None:
-        written = _write(self.frames, data)
-        while written < len(data):
-            data = memoryview(data)[written:]  # type: ignore[assignment]
-            written = _write(self.frames, data)
+            left = [b"".join(left)]
+        while left:
+            written = _writev(self.frames, left[:MAX_PARTS])
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = memoryview(left[0])[written:]
 
 
 def close(number: int) -> None:
@@ -762,12 +761,10 @@ def unpickled_function(data: bytes) -> Callee:
 # --- arguments ------------------------------------------------------------------------------
 
 
-def arguments(
-    encoding: str, payload: bytes, blobs: dict[str, str]
-) -> tuple[list[Any], dict[str, Any]]:
+def arguments(header: dict[str, Any], payload: bytes) -> tuple[list[Any], dict[str, Any]]:
     """What to call with. Raises Failure: import, not_found, exception."""
     try:
-        args, kwargs = read_arguments(encoding, payload, blobs)
+        args, kwargs = read_arguments(header, payload)
         return list(args), dict(kwargs)
     except Failure:
         raise
@@ -776,14 +773,21 @@ def arguments(
         raise Failure(kind, "the arguments could not be read", error) from error
 
 
-def read_arguments(encoding: str, payload: bytes, blobs: dict[str, str]) -> Any:
-    if encoding == "pickle":
+def read_arguments(header: dict[str, Any], payload: bytes) -> Any:
+    is_in_file = header.get("in_file", False)
+    if header["encoding"] == "pickle":
         import pickle
 
-        return pickle.loads(payload)
+        if not is_in_file:
+            return pickle.loads(payload)
+        with _open(payload, "rb") as file:
+            return pickle.load(file)  # what is large is read into its place, not copied there
+    if is_in_file:
+        with _open(payload, "rb") as file:
+            payload = file.read()
     call = _decode(payload.decode())
     if b'"$blob"' in payload or b'"$bytes"' in payload:
-        return filled(call, blobs)
+        return filled(call, header.get("blobs") or {})
     return call
 
 
@@ -826,12 +830,13 @@ def blob(digest: str, form: str, blobs: dict[str, str]) -> object:
 class Answer:
     """An encoded value, and the pickles of its parts that are not JSON, by digest."""
 
-    __slots__ = ("data", "encoding", "sides")
+    __slots__ = ("encoding", "parts", "sides", "size")
 
-    def __init__(self, encoding: str, data: bytes, sides: list[tuple[str, bytes]]) -> None:
+    def __init__(self, encoding: str, parts: list[bytes], sides: list[tuple[str, bytes]]) -> None:
         self.encoding = encoding
-        self.data = data
+        self.parts = parts
         self.sides = sides
+        self.size = sum(map(len, parts))
 
 
 SCALARS = frozenset((type(None), bool, int, float, str))
@@ -844,13 +849,13 @@ def encoded(value: object, how: str, limit: int) -> Answer:
         raise too_big(len(value), limit)  # before it is copied
     data = None if how == "pickle" else exact_json(value)
     if data is not None:
-        answer = Answer("json", data, [])
+        answer = Answer("json", [data], [])
     elif how == "json":
         answer = plain_json(value, limit)
     else:
         answer = Answer("pickle", pickled(value), [])
-    if len(answer.data) > limit + FRAMING_BYTES:
-        raise too_big(len(answer.data), limit)
+    if answer.size > limit + FRAMING_BYTES:
+        raise too_big(answer.size, limit)
     return answer
 
 
@@ -883,16 +888,25 @@ def is_exact(value: Any, depth: int) -> bool:
     return set(map(type, value)) <= SCALARS or all(is_exact(item, depth - 1) for item in value)
 
 
-def pickled(value: object) -> bytes:
+class Parts(list):  # type: ignore[type-arg]
+    """What was written to it; large bytes are the value's own, not a copy."""
+
+    def write(self, part: Any) -> None:
+        self.append(bytes(part))
+
+
+def pickled(value: object) -> list[bytes]:
     """Pickle by the standard library, else by cloudpickle where the environment has it."""
     import pickle
 
+    parts = Parts()
     try:
-        return pickle.dumps(value, PICKLE_PROTOCOL)
+        pickle.Pickler(parts, PICKLE_PROTOCOL).dump(value)
+        return parts
     except BaseException as error:
         data = cloudpickled(value)
         if data is not None:
-            return data
+            return [data]
         name = type_name(type(value))
         message = f"the answer, a {name}, does not pickle: {message_of(error)}"
         raise Failure("not_serialisable", message, error) from error
@@ -930,7 +944,7 @@ def plain_json(value: object, limit: int) -> Answer:
     except (NotPlain, RecursionError):
         walk = Plain(limit)
         made = walk.side(value)
-    return Answer("json", _encode(made).encode(), list(walk.sides.items()))
+    return Answer("json", [_encode(made).encode()], list(walk.sides.items()))
 
 
 class Plain:
@@ -979,7 +993,7 @@ class Plain:
         """Keep the pickle of a part beside the answer, and say in its place what it is."""
         import hashlib
 
-        data = pickled(value)
+        data = b"".join(pickled(value))
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
         self.sides[digest] = data
         self.side_bytes += len(data)
@@ -1153,7 +1167,7 @@ def exception_pickle(error: BaseException) -> str | None:
     import base64
 
     try:
-        data = pickled(error)
+        data = b"".join(pickled(error))
     except BaseException:
         return None
     return base64.b64encode(data).decode() if len(data) <= MAX_EXCEPTION_PICKLE else None
@@ -1467,15 +1481,15 @@ class Runner:
             callee, payload = self.callee(header, payload, times)
             if header["encoding"] == "pickle":
                 self.offer_cloudpickle()
-            args, kwargs = arguments(header["encoding"], payload, header.get("blobs") or {})
+            args, kwargs = arguments(header, payload)
             answer = encoded(self.called(callee, args, kwargs, times), how, header["limit"])
         except BaseException as error:
             self.end_if_forked()
             return callee, b"null,0,[]," + failure_of(error, how), []
         sides = [[digest, len(data)] for digest, data in answer.sides]
         listed = json.dumps(sides) if sides else "[]"
-        body = f'"{answer.encoding}",{len(answer.data)},{listed},null'
-        return callee, body.encode(), [answer.data, *(data for _, data in answer.sides)]
+        body = f'"{answer.encoding}",{answer.size},{listed},null'
+        return callee, body.encode(), [*answer.parts, *(data for _, data in answer.sides)]
 
     def called(
         self, callee: Callee, args: list[Any], kwargs: dict[str, Any], times: list[float]

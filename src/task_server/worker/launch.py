@@ -20,6 +20,8 @@ from task_server.worker.process_tree import MARK, end_tree
 from task_server.worker.sandbox.confinement import Confinement
 
 CHILD = Path(__file__).with_name("child.py")
+SEND_BYTES = 1 << 20
+"""That the system may hold of what one end wrote and the other has not read, where it lets us."""
 _COMPILE = "import py_compile, sys; py_compile.compile(*sys.argv[1:3], doraise=True)"
 
 
@@ -70,6 +72,8 @@ def launch(spec: RunnerSpec, confinement: Confinement) -> Launched:
     log = RunnerLog(spec.directory)
     frames, frames_of_child = socket.socketpair()
     starts, starts_of_child = socket.socketpair()
+    for end in (frames, frames_of_child):  # else a large payload goes in turns of 200 KiB
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
     frames.setblocking(False)
     process = None
     try:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import logging
 import time
+from pathlib import Path
 from typing import Literal
 
 from msgspec import UnsetType
@@ -114,7 +115,7 @@ class Preparation:
         if not isinstance(assignment.function, str):
             pickled = await self._read_blob(assignment.function.pickle)
         encoding, payload = await self._arguments(assignment)
-        blobs = await self._resources.named_in(payload) if encoding == "json" else {}
+        blobs = await self._named_in(payload) if encoding == "json" else {}
         return other_call(
             assignment,
             self._limits,
@@ -124,14 +125,23 @@ class Preparation:
             blobs=blobs,
         )
 
-    async def _arguments(self, assignment: Assignment) -> tuple[Literal["json", "pickle"], bytes]:
+    async def _arguments(
+        self, assignment: Assignment
+    ) -> tuple[Literal["json", "pickle"], bytes | Path]:
+        """Their encoding, and they themselves or the file that they are in."""
         call = assignment.call
         if isinstance(call, UnsetType):
             args, kwargs = bytes(assignment.args) or b"[]", bytes(assignment.kwargs) or b"{}"
             return "json", b"[" + args + b"," + kwargs + b"]"
         if isinstance(call.blob, str):
-            return call.encoding, await self._read_blob(call.blob)
+            return call.encoding, await self._resources.blob(call.blob)
         return call.encoding, base64.b64decode(call.data or "")
+
+    async def _named_in(self, payload: bytes | Path) -> dict[str, str]:
+        """Files of the blobs that JSON arguments name."""
+        if isinstance(payload, Path):
+            payload = await asyncio.to_thread(payload.read_bytes)
+        return await self._resources.named_in(payload)
 
     async def _read_blob(self, name: str) -> bytes:
         path = await self._resources.blob(name)
