@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import ssl
 from collections.abc import Awaitable, Mapping
@@ -19,6 +20,8 @@ from task_server.client.requests import BYTES, Reply, refusal
 from task_server.errors import TaskServerError
 
 CHUNK_BYTES = 256 * 1024
+PIECE_BYTES = 512 * 1024
+"""Of a download, at least: each costs a trip to another thread."""
 _BODILESS = frozenset({"GET", "HEAD"})
 _LOST = (OSError, BadReply)
 _REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
@@ -84,8 +87,10 @@ class AsyncTransport:
         until = asyncio.get_running_loop().time() + timeout
         return await self._reached(self._request(method, head, body, until))
 
-    async def download(self, path: str, target: Path, *, silence: float = 60.0) -> None:
-        """GET into a file; `silence` is how many seconds may pass without a byte.
+    async def download(self, path: str, target: Path, *, silence: float = 60.0) -> str:
+        """GET into a file; gives the SHA-256 of what came, in hexadecimal digits.
+
+        `silence` is how many seconds may pass without a byte.
 
         A refusal is raised as its RequestError, a disk that takes no more as its OSError; what was
         written then is for the caller to remove.
@@ -95,9 +100,12 @@ class AsyncTransport:
         try:
             if await connection.status(silence=silence) >= 300:
                 raise refusal(await self._reached(connection.rest(silence=silence)))
-            with await asyncio.to_thread(target.open, "wb") as file:
-                while piece := await self._reached(connection.piece(silence=silence)):
+            with await asyncio.to_thread(_Written, target) as file:
+                while piece := await self._reached(
+                    connection.piece(silence=silence, least=PIECE_BYTES)
+                ):
                     await asyncio.to_thread(file.write, piece)
+                return file.digest()
         finally:
             self._pool.give_back(connection)
 
@@ -185,6 +193,31 @@ class AsyncTransport:
         if length is not None:
             text += f"Content-Length: {length}\r\n"
         return f"{text}\r\n".encode("latin-1")
+
+
+class _Written:
+    """A file, and the digest of what was written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb", buffering=0)
+        self._seen = hashlib.sha256()
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def write(self, piece: bytes) -> None:
+        """Write on; it waits for the disk."""
+        self._seen.update(piece)
+        left = memoryview(piece)
+        while left:
+            left = left[self._file.write(left) :]
+
+    def digest(self) -> str:
+        """SHA-256 of all that was written, in hexadecimal digits."""
+        return self._seen.hexdigest()
 
 
 def _line(name: str, value: str) -> str:

@@ -10,6 +10,8 @@ from task_server.client.requests import Reply
 
 JOINED_BYTES = 64 * 1024
 """A body up to this size is copied behind its head, to go out in one write."""
+AHEAD_BYTES = 1 << 20
+"""Of a reply's body that nobody takes: then its server has to wait."""
 
 
 class Unanswered(ConnectionError):
@@ -81,10 +83,13 @@ class Connection(asyncio.Protocol):
             await self._wait(self._loop.time() + silence)
         return reply.status
 
-    async def piece(self, *, silence: float) -> bytes:
-        """More of the reply's body, empty at its end; no more is read than what is taken."""
+    async def piece(self, *, silence: float, least: int = 1) -> bytes:
+        """More of the reply's body, at least so many bytes or its end, empty after that.
+
+        Little more is read than what is taken.
+        """
         reply = self._reply
-        while not reply.pieces and not reply.is_whole:
+        while reply.waiting_bytes() < least and not reply.is_whole:
             await self._wait(self._loop.time() + silence)
         piece = b"".join(reply.pieces)
         reply.pieces.clear()
@@ -143,7 +148,7 @@ class Connection(asyncio.Protocol):
         if reply.is_whole:
             self._tell()
         elif self._is_streamed:
-            if reply.pieces:
+            if reply.waiting_bytes() > AHEAD_BYTES:
                 self._transport.pause_reading()
             self._tell()
 

@@ -61,6 +61,10 @@ class ReplyReader:
         elif data:
             self.pieces.append(data)
 
+    def waiting_bytes(self) -> int:
+        """Of the body, come and not taken."""
+        return sum(map(len, self.pieces))
+
     def end(self) -> None:
         """The connection has ended; a reply without a length is whole then."""
         if self.status and self._left is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
 import tempfile
@@ -55,7 +54,7 @@ class Resources:
     async def blob(self, name: str) -> Path:
         """The file of a blob. Raises RequestError when the server does not have it."""
         path = self._blobs / name[7:]
-        if await asyncio.to_thread(path.exists):
+        if _is_there(path):
             return path
         fetching = self._fetching.get(name)
         if fetching is None:
@@ -68,21 +67,24 @@ class Resources:
         descriptor, partial = tempfile.mkstemp(dir=self._blobs, suffix=".partial")
         os.close(descriptor)
         try:
-            await self._download(name, Path(partial))
-            await asyncio.to_thread(_keep, Path(partial), name, path)
-        finally:
+            if await self._download(name, Path(partial)) != name[7:]:
+                raise RequestError(f"blob {name} came with another content")
+            _keep(Path(partial), path)
+        except BaseException:
             _discard(partial)
+            raise
         return path
 
-    async def _download(self, name: str, target: Path) -> None:
+    async def _download(self, name: str, target: Path) -> str:
+        """The digest of what came."""
         for left in reversed(range(_TRIES)):
             try:
-                await self._transport.download(f"/v1/blobs/{name}", target)
-                return
+                return await self._transport.download(f"/v1/blobs/{name}", target)
             except ServerUnreachable:
                 if not left:
                     raise
                 await asyncio.sleep(1.0)
+        raise AssertionError
 
     async def wheels(self, pins: Sequence[Pin]) -> dict[str, Path]:
         """File name and file of each uploaded wheel that these pins stand for.
@@ -144,10 +146,10 @@ def _discard(partial: str) -> None:
     Path(partial).unlink(missing_ok=True)
 
 
-def _keep(partial: Path, name: str, path: Path) -> None:
-    with partial.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != name[7:]:
-        raise RequestError(f"blob {name} came with another content")
+def _is_there(path: Path) -> bool:
+    return path.exists()
+
+
+def _keep(partial: Path, path: Path) -> None:
     partial.chmod(0o644)
     partial.rename(path)
