@@ -38,6 +38,7 @@ class Place:
         self.connections: set[Connection] = set()
         self.asked: list[str] = []
         self.bodies: list[bytes] = []
+        self.pieces_read: list[int] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.given_bytes = 0
@@ -55,10 +56,11 @@ class Place:
             return REPLIES[request.path]
         if request.path in self.streams:
             return self.streams[request.path]
-        if request.path == "/body":
+        if request.path in ("/body", "/pieces"):
             body, has_more = b"", True
             while has_more:
-                piece, has_more = await request.read()
+                piece, has_more = await request.read(1 if request.path == "/body" else 1000)
+                self.pieces_read.append(len(piece))
                 body += piece
             self.bodies.append(body)
         return Reply(request.path.encode())
@@ -185,6 +187,19 @@ async def test_a_body_comes_once_its_client_hears_that_it_may(place: Place) -> N
     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
     assert place.bodies == [b"abc"]
     writer.close()
+
+
+async def test_who_wants_large_pieces_of_a_body_is_not_woken_for_small_ones(place: Place) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", place.port)
+    writer.write(b"POST /pieces HTTP/1.1\r\n" + HOST + b"Content-Length: 2600\r\n\r\n")
+    for _ in range(26):
+        writer.write(b"x" * 100)
+        await asyncio.sleep(0.002)
+    await asyncio.wait_for(reader.readuntil(b"/pieces"), SECONDS)
+    writer.close()
+
+    assert place.bodies == [b"x" * 2600]
+    assert len(place.pieces_read) == 3 and all(size >= 1000 for size in place.pieces_read[:2])
 
 
 UPGRADES = {

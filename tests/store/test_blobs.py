@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import time
@@ -14,7 +15,7 @@ import pytest
 
 from task_server.errors import Invalid, NotFound, TooLarge, Unavailable
 from task_server.settings import ServerSettings
-from task_server.store.blobs import Blobs, checked, name_of, open_blobs
+from task_server.store.blobs import Blobs, checked, directory, name_of, open_blobs
 from tests.store.s3_server import BUCKET, S3Server, s3_server
 
 KIB, MIB = 2**10, 2**20
@@ -300,6 +301,36 @@ async def test_files_that_are_no_blobs_are_not_listed(tmp_path: Path) -> None:
     (tmp_path / "blobs" / name[7:9] / "x.tmp").write_text("neither")
 
     assert await names_in(blobs) == [name]
+
+
+@pytest.mark.parametrize("flag", [0, os.RWF_NOWAIT])
+async def test_a_blob_is_read_alike_whether_or_not_memory_can_be_asked_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: int
+) -> None:
+    monkeypatch.setattr(directory, "_NO_WAIT", flag)
+    blobs = await open_blobs(ServerSettings(data=tmp_path))
+    for size in (0, 1, 5 << 18, (5 << 18) + 1):
+        data = content(size)
+        found = await blobs.open(await blobs.put_bytes(data))
+
+        assert found.size == size
+        assert b"".join([piece async for piece in found.pieces]) == data
+
+
+async def test_a_piece_that_cannot_be_written_fails_the_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(directory._Partial, "write", fail)
+    blobs = await open_blobs(ServerSettings(data=tmp_path))
+    data = content(3 * MIB)
+
+    with pytest.raises(Unavailable, match="directory of blobs failed"):
+        await blobs.put(name_of(data), sent(data))
+
+    assert await names_in(blobs) == []
 
 
 async def test_a_disk_that_fails_is_told_as_unavailable(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ class Request:
 
     __slots__ = (
         "_is_dropped",
+        "_least",
         "_news",
         "_pieces",
         "awaits_continue",
@@ -89,6 +90,8 @@ class Request:
         self.waiting_bytes = 0
         """Of the body, come and not read."""
         self._pieces: list[bytes] = []
+        self._least = 1
+        """Bytes that the reader waits for."""
         self._is_dropped = False
         self._news: asyncio.Future[None] | None = None
         self.on_read = on_read
@@ -106,7 +109,8 @@ class Request:
             return
         self._pieces.append(piece)
         self.waiting_bytes += len(piece)
-        self._wake()
+        if self.waiting_bytes >= self._least:
+            self._wake()
 
     def complete(self) -> None:
         """The body has come."""
@@ -119,12 +123,13 @@ class Request:
         self._pieces.clear()
         self.waiting_bytes = 0
 
-    async def read(self) -> tuple[bytes, bool]:
+    async def read(self, least: int = 1) -> tuple[bytes, bool]:
         """What came of the body since it was read last, and whether there is more.
 
-        Waits until there is something, or the end. Raises Disconnected.
+        Waits until there are `least` bytes, or the end. Raises Disconnected.
         """
-        if not (self._pieces or self.is_whole):
+        if self.waiting_bytes < least and not self.is_whole:
+            self._least = least
             await self._arrival()
         if self.departure.has_happened:
             raise Disconnected

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar, cast
 
 from task_server.errors import RequestError, StorageFull, Unavailable
 from task_server.store.blobs.checked import PIECE_BYTES, Content, gathered
@@ -28,6 +28,7 @@ _THREADS = 8
 """Of its own: an fsync takes as long as the disk likes, and nothing else may wait for it."""
 _PARTIAL = ".partial"
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_NO_WAIT = getattr(os, "RWF_NOWAIT", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 T = TypeVar("T")
@@ -56,15 +57,23 @@ class DirectoryBlobs:
     async def put(self, name: str, pieces: AsyncIterable[bytes]) -> int:
         """Store a stream; it and its name are on disk when this returns."""
         partial = _Partial(self._directory, name)
-        size, held = 0, b""
+        writing: asyncio.Future[None] | None = None
+        size, last = 0, b""
         try:
             async for piece in gathered(pieces, maximum_bytes=self._maximum_bytes):
-                if size:
-                    await self._run(partial.write, held)
-                size, held = size + len(piece), piece
-            # The last piece, mostly the only one, goes the way to another thread with the rest.
-            await self._run(partial.keep, held, self._path(name))
+                size += len(piece)
+                if writing is not None:
+                    await writing
+                if len(piece) < PIECE_BYTES:
+                    last = piece  # mostly the only one: it goes to another thread with the rest
+                else:  # beside the arrival of the next one
+                    writing = asyncio.ensure_future(self._run(partial.write, piece))
+            if writing is not None:
+                await writing
+            await self._run(partial.keep, last, self._path(name))
         except BaseException:
+            if writing is not None:
+                await asyncio.gather(writing, return_exceptions=True)
             partial.discard()
             raise
         return size
@@ -78,7 +87,11 @@ class DirectoryBlobs:
 
     async def open(self, name: str) -> OpenBlob:
         """Begin to read a blob."""
-        file, size, first = await self._run(_open, self._path(name))
+        path = self._path(name)
+        opened = _open_in_memory(path)
+        if opened is None:
+            opened = await self._run(_open, path)
+        file, size, first = opened
         return OpenBlob(size, self._pieces(file, first, size))
 
     async def read(self, name: str) -> bytes:
@@ -197,6 +210,25 @@ def _renew(path: Path) -> bool:
         return False
     _sync(path.parent)  # another request may have put it there a moment ago
     return True
+
+
+def _open_in_memory(path: Path) -> tuple[BinaryIO, int, bytes] | None:
+    """As `_open`, at once; None for what is not small or where the disk would be waited for."""
+    if not _NO_WAIT:
+        return None
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError:
+        return None
+    size = os.fstat(file.fileno()).st_size
+    first = bytearray(min(size, WHOLE_BYTES))
+    try:
+        if os.preadv(file.fileno(), [first], 0, _NO_WAIT) == size:
+            return file, size, cast(bytes, first)  # nobody writes to it any more
+    except OSError:  # not in memory, or a file system that cannot tell
+        pass
+    file.close()
+    return None
 
 
 def _open(path: Path) -> tuple[BinaryIO, int, bytes]:
