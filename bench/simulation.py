@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as Shown
 
 from bench.simulated_fleet import Fleet, Machine, makespan, run
-from bench.simulated_prices import Model, Prices, Table, Truth
+from bench.simulated_prices import Model, Prices, Table, Told, Truth
 from bench.simulated_traces import Job, arriving, made, recorded
 
 SLOTS = 8
@@ -89,11 +89,11 @@ def _fair(job: Job) -> float:
 def _makespans(traces: dict[str, list[Job]]) -> Shown:
     """Calls that come together, the longest first."""
     table = Shown(title=f"batches of {BATCH} on {SLOTS} slots: makespan / the truth's")
-    for title in ("trace", "as submitted", "the table", "the model"):
+    for title in ("trace", "as submitted", "the table", "the model", "told up to p90"):
         table.add_column(title, justify="left" if title == "trace" else "right")
     for name, calls in traces.items():
         truth = _in_batches(calls, Truth())
-        rows = [_in_batches(calls, prices) for prices in (None, Table(), Model())]
+        rows = [_in_batches(calls, prices) for prices in (None, Table(), Model(), Told())]
         table.add_row(name, *(f"{seconds / truth:.3f}" for seconds in rows))
     return table
 

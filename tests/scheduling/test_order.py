@@ -64,6 +64,14 @@ def test_of_a_batch_the_longest_starts_first() -> None:
     assert long < short and long[0] == short[0] == READY + 30.0
 
 
+def test_of_a_batch_what_nobody_knows_starts_before_the_longest() -> None:
+    batch = InBatch(READY + 30.0)
+    unknown = place(READY, predicted=-1.0, predicted_high=30.0, batch=batch)
+    long = place(READY, predicted=5000.0, predicted_high=9000.0, batch=batch)
+
+    assert unknown < long and unknown[0] == long[0]
+
+
 def test_a_batch_in_submit_order_gives_all_its_members_one_place() -> None:
     batch = InBatch(READY + 30.0, in_order=True)
     places = {

@@ -43,7 +43,8 @@ def test_who_knows_how_long_calls_take_has_them_wait_less() -> None:
 def test_the_model_is_asked_when_calls_come_and_told_when_they_have_ended() -> None:
     jobs = waited(Model(), count=60)
 
-    assert all(0 < job.predicted <= job.predicted_high for job in jobs)
+    assert all(0 < abs(job.predicted) <= job.predicted_high for job in jobs)
+    assert jobs[0].predicted < 0 < jobs[-1].predicted, "of the first it is a guess"
 
 
 def test_a_batch_is_done_sooner_with_the_longest_first() -> None:

@@ -10,6 +10,9 @@ AGEING = 10.0
 """How many times its own run time a task may be passed by shorter ones that come later."""
 LONGEST_SECONDS = 3600.0
 """No task is passed for longer."""
+UNKNOWN_SECONDS = 1e9
+"""Members of a batch of which nothing is known start as if they took that much longer: what they
+take is soon known of those that wait, and one that takes long has begun early."""
 
 Place = tuple[float, float]
 """`due_at` and `tie`: the least starts first, and of those that are equal who came first."""
@@ -58,10 +61,15 @@ def place(
         due_at, tie = ready_at + patience(abs(predicted)), 0.0
     else:
         due_at = max(batch.due_at, ready_at)
-        tie = 0.0 if batch.in_order else -predicted_high  # what is long begins early
+        tie = 0.0 if batch.in_order else -_length(predicted, predicted_high)
     if finish_by is not None and not (batch and batch.in_order):
         due_at = min(due_at, max(finish_by - predicted_high, ready_at))
     return due_at, tie
+
+
+def _length(predicted: float, predicted_high: float) -> float:
+    """What is long begins early, of a batch."""
+    return predicted_high + UNKNOWN_SECONDS if predicted < 0.0 else predicted_high
 
 
 def batch_due_at(
