@@ -424,6 +424,17 @@ async def test_a_batch_that_ends_with_its_short_calls_is_no_drift(tmp_path: Path
     assert (told["drift"], stay["drift"]) == (None, None)
 
 
+async def test_without_the_model_larger_arguments_are_no_drift(tmp_path: Path) -> None:
+    async with application(tmp_path, model="off") as app:
+        worker = await joined(app)
+        await ran(app, worker, range(100, 6500, 100))
+
+        told = (await app.ask("GET", "/v1/functions/math:factorial")).json
+
+    (stay,) = told["environments"]
+    assert (told["drift"], stay["drift"]) == (None, None)
+
+
 async def test_without_the_model_a_function_shows_the_rest(tmp_path: Path) -> None:
     async with application(tmp_path, model="off") as app:
         worker = await joined(app)

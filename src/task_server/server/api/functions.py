@@ -30,11 +30,8 @@ async def get(state: State, call: Call) -> Reply:
     """All that is known of one function, by its number or its name."""
     call.query()
     key, known = _find(state, call)
-    environments = await changes.by_environment(state, known)
     arguments = await changes.explained(state, key)
-    if environments and arguments and arguments.scaling:
-        # A batch ends with its short calls: by itself that is no drift.
-        environments[-1].drift = arguments.drift
+    environments = await changes.by_environment(state, known, arguments)
     told = {
         **_shown(key, known),
         "environments": environments,

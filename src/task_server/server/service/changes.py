@@ -56,8 +56,15 @@ class Stay(Struct):
     """Times as long of late as before, in this environment; null: no change that is sure."""
 
 
-async def by_environment(state: State, known: Statistics) -> list[Stay]:
-    """The function's environments, in the order in which they were first used."""
+async def by_environment(
+    state: State, known: Statistics, arguments: Arguments | None
+) -> list[Stay]:
+    """The function's environments, in the order in which they were first used.
+
+    A batch ends with its short calls, and larger arguments take longer: that is no drift. So it is
+    told of what `arguments` leave unexplained, and only while it is known whether they matter.
+    """
+    are_alike = arguments is not None and not arguments.scaling
     found: list[Stay] = []
     before: Stretch | None = None
     versions: dict[str, str] = {}
@@ -73,10 +80,12 @@ async def by_environment(state: State, known: Statistics) -> list[Stay]:
                 last_at=datetime.fromtimestamp(stretch.last_at, UTC),
                 changed={} if before is None else _changed(versions, own),
                 slower=None if before is None else change(before.all, stretch.all),
-                drift=stretch.drift(),
+                drift=stretch.drift() if are_alike else None,
             )
         )
         before, versions = stretch, own
+    if found and arguments is not None and arguments.scaling:
+        found[-1].drift = arguments.drift
     return found
 
 
