@@ -282,6 +282,21 @@ async def test_a_short_task_says_why_its_worker_has_several(
         assert codes(await explained(app, task)) == told
 
 
+async def test_without_fair_share_tasks_of_others_that_are_due_first_are_counted(
+    tmp_path: Path,
+) -> None:
+    async with application(tmp_path, fair_share="off") as app:
+        await joined(app, slots=1)
+        await submitted(app)
+        reply = await app.ask("POST", TASKS, {"function": "len", "args": ["b"]}, token="other")
+        task = await submitted(app)
+
+        told = await explained(app, task)
+
+    assert reply.status == 202 and told["before"] == {"tasks": 2, "owners": 0}
+    assert "2 tasks come first" in told["summary"]
+
+
 @pytest.mark.parametrize("fair_share,owners", [("on", 1), ("off", 0)])
 async def test_others_who_had_less_come_first_where_shares_are_fair(
     tmp_path: Path, fair_share: str, owners: int

@@ -28,7 +28,7 @@ class Before(Struct):
     """What comes first."""
 
     tasks: int
-    """Of the same owner; 10,000 means so many or more."""
+    """Of the same owner, or of all without fair share; 10,000 means so many or more."""
     owners: int
     """Others with waiting tasks who have had less."""
 

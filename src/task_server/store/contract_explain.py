@@ -22,8 +22,8 @@ class ExplainStore(Protocol):
         None: they do not. As far as this server knows; it does not wait.
         """
 
-    async def place(self, number: int) -> Place | None:
-        """Where a task stands; None when it is gone."""
+    async def place(self, number: int, *, among_all: bool = False) -> Place | None:
+        """Where a task stands among its owner's, or `among_all`; None when it is gone."""
 
     async def held(self) -> list[tuple[int, KindSpec, float]]:
         """Worker, kind and start of what runs, of some thousands at most."""

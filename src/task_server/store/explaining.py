@@ -11,9 +11,9 @@ from task_server.store.records.standings import Place
 class Explaining:
     """Mixed into the stores."""
 
-    async def place(self: Lends, number: int) -> Place | None:
+    async def place(self: Lends, number: int, *, among_all: bool = False) -> Place | None:
         """See `Store.place`."""
-        return await self.read(lambda rows: standings.place(rows, number))
+        return await self.read(lambda rows: standings.place(rows, number, among_all=among_all))
 
     async def held(self: Lends) -> list[tuple[int, KindSpec, float]]:
         """See `Store.held`."""

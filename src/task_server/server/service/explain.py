@@ -30,7 +30,8 @@ async def explain(state: State, row: TaskRow) -> Explanation:
         return _ended(view, row)
     if row.state is TaskState.RUNNING:
         return _running(state, view, row)
-    place = await state.store.place(row.number)
+    is_one_line = state.settings.fair_share == "off"
+    place = await state.store.place(row.number, among_all=is_one_line)
     if place is None:
         return _made(view, "it is gone", [])
     if row.state is TaskState.DELAYED:
@@ -166,13 +167,14 @@ async def _waiting(state: State, view: TaskView, row: TaskRow, place: Place) -> 
         Reason(lack, wording.lacking(lack, number, need)) for lack, number in found.lacks.items()
     ]
     first = Before(place.before, await _owners_before(state, spec.owner))
-    reasons += _first(first) if found.fit else []
+    turn = _first(state, first)
+    reasons += turn if found.fit else []
     reasons += _kept_free(spec)
     build = state.store.awaited_build(row.environment, now=state.clock())
     if build is not None:
         reasons.append(Reason("warm", wording.warm(build)))
     expected = _expected(state, spec, place, hosts, found)
-    made = _made(view, _told(found, need, first, expected), reasons)
+    made = _made(view, _told(found, need, turn, expected), reasons)
     made.workers = FleetView(
         found.total,
         found.free,
@@ -194,21 +196,22 @@ async def _owners_before(state: State, owner: int) -> int:
     return sum(other in charged and charged[other] < mine for other in waiting)
 
 
-def _first(before: Before) -> list[Reason]:
+def _first(state: State, before: Before) -> list[Reason]:
     """What comes first."""
     found = []
     if before.tasks:
         number = f"{MOST:,} or more tasks" if before.tasks >= MOST else None
         tasks = number or wording.count_of(before.tasks, "task")
+        whose = "" if state.settings.fair_share == "off" else " of the same owner"
         come = "comes" if before.tasks == 1 else "come"
-        found.append(Reason("order", f"{tasks} of the same owner {come} first"))
+        found.append(Reason("order", f"{tasks}{whose} {come} first"))
     if before.owners:
         owners = wording.count_of(before.owners, "other owner")
         found.append(Reason("share", f"{owners} had less of the workers lately"))
     return found
 
 
-def _told(found: Standing, need: Need, before: Before, expected: Span | None) -> str:
+def _told(found: Standing, need: Need, first: Sequence[Reason], expected: Span | None) -> str:
     if not found.total:
         return "no worker is there; start one with `task-server worker`"
     workers = wording.count_of(found.total, "worker")
@@ -216,8 +219,7 @@ def _told(found: Standing, need: Need, before: Before, expected: Span | None) ->
         lacks = (wording.lacking(each, number, need) for each, number in found.lacks.items())
         return f"none of {workers} can run it: {'; '.join(lacks)}"
     if found.free:
-        reasons = _first(before)
-        turn = reasons[0].message if reasons else "it is next"
+        turn = first[0].message if first else "it is next"
         told = f"{found.free} of {workers} could have it now; {turn}"
     else:
         have = "has" if found.total == 1 else "have"

@@ -24,7 +24,7 @@ class Place(Struct):
     errors: int
     crashes: int
     before: int
-    """Queued tasks of its owner that come first, up to MOST."""
+    """Queued tasks that come first, of its owner or of all, up to MOST."""
     after: list[bytes]
     """Some of the tasks that it waits for."""
 
@@ -37,7 +37,7 @@ _PLACE = (
 )
 _BEFORE = (
     "SELECT count(*) FROM (SELECT 1 FROM lanes l JOIN tasks t ON t.lane = l.lane AND t.state = 0"
-    " WHERE l.owner = ? AND (l.priority > ? OR (l.priority = ?"
+    " WHERE (? OR l.owner = ?) AND (l.priority > ? OR (l.priority = ?"
     " AND (t.due_at, t.tie, t.number) < (?, ?, ?))) LIMIT ?) b"
 )
 _AFTER = (
@@ -46,13 +46,14 @@ _AFTER = (
 )
 
 
-async def place(rows: Rows, number: int) -> Place | None:
-    """Where a task stands; None when it is gone."""
+async def place(rows: Rows, number: int, *, among_all: bool) -> Place | None:
+    """Where a task stands among its owner's, or `among_all`; None when it is gone."""
     row = await first(rows, _PLACE, number)
     if row is None:
         return None
     owner, due_at, tie, priority = row[:4]
-    counted = await first(rows, _BEFORE, owner, priority, priority, due_at, tie, number, MOST)
+    key = (among_all, owner, priority, priority, due_at, tie, number)
+    counted = await first(rows, _BEFORE, *key, MOST)
     after = await rows.fetch(_AFTER, number, NAMED)
     assert counted is not None
     values = (*row[3:], counted[0], [task for (task,) in after])
