@@ -19,7 +19,7 @@ from task_server.prediction.history import (
     History,
     Rows,
     falling,
-    size_of,
+    median,
 )
 
 AGE_WEIGHT = 0.995
@@ -80,7 +80,7 @@ class Recent:
         width = numbers.shape[1]
         through = self.through[:width, begin:]
         there = ((numbers - self.means[:width]) @ through).astype(np.float32)
-        norms = (there**2).sum(axis=1)
+        norms = _norms(there)
         if row == len(self.left):
             self.left = np.append(self.left, left)
             self.there = np.concatenate([self.there, there])
@@ -113,9 +113,9 @@ class Steady:
 def _ridge(matrix: Floats, target: Floats, *, weights: Floats | None, shrink: float) -> Floats:
     weighted = matrix if weights is None else matrix * weights[:, None]
     gram = weighted.T @ matrix
-    gram.flat[:: len(gram) + 1] += shrink
-    found = np.linalg.solve(gram, weighted.T @ target)
-    return np.asarray(found, np.float64)
+    gram.ravel()[:: len(gram) + 1] += shrink
+    found: Floats = np.linalg.solve(gram, weighted.T @ target)
+    return found
 
 
 def fit_recent(history: History) -> Recent:
@@ -124,21 +124,23 @@ def fit_recent(history: History) -> Recent:
     numbers = history.numbers[:size, : history.width].astype(np.float64)
     times = history.times[:size]
     weights = history.by_age(_BY_AGE)
-    total = weights.sum()
+    total = np.add.reduce(weights)
     means = weights @ numbers / total
     numbers -= means
-    deviations = np.sqrt(weights @ numbers**2 / total)
+    deviations = np.sqrt(weights @ (numbers * numbers) / total)
     columns = (deviations >= SAME).nonzero()[0]
     deviations = deviations[columns]
     standard = numbers.take(columns, axis=1) / deviations
     level = float(weights @ times / total)
-    coefficients = _ridge(standard, times - level, weights=weights, shrink=1.0)
-    left = times - level - standard @ coefficients
-    scale = 1.4826 * size_of(left) + 1e-3
-    weights = weights * np.minimum(1.0, 2.0 * scale / np.maximum(np.abs(left), 1e-9))
-    level = float(weights @ times / weights.sum())
-    coefficients = _ridge(standard, times - level, weights=weights, shrink=1.0)
-    left = times - level - standard @ coefficients
+    around = times - level
+    left = around - standard @ _ridge(standard, around, weights=weights, shrink=1.0)
+    sizes = np.abs(left)
+    scale = 1.4826 * median(sizes) + 1e-3
+    weights = weights * np.minimum(1.0, 2.0 * scale / np.maximum(sizes, 1e-9))
+    level = float(weights @ times / np.add.reduce(weights))
+    around = times - level
+    coefficients = _ridge(standard, around, weights=weights, shrink=1.0)
+    left = around - standard @ coefficients
     costs = np.abs(coefficients)
     strongest = _strongest(costs) if size >= ENOUGH else _NONE
     bend = np.zeros((len(strongest), len(strongest)))
@@ -146,7 +148,7 @@ def fit_recent(history: History) -> Recent:
         curves, middles, curve = _curves(standard.take(strongest, axis=1), left, weights)
         bend[_PAIRS[len(strongest)]] = curve
         level -= float(middles @ curve)
-        left = left - curves @ curve
+        left -= curves @ curve
     told = np.arange(len(columns))
     if len(columns) > COORDINATES:
         told = np.argsort(-costs, kind="stable")[:COORDINATES]
@@ -161,7 +163,13 @@ def fit_recent(history: History) -> Recent:
     through[columns[told], np.arange(begin, begin + len(told))] = weighted
     levels = np.zeros(through.shape[1])
     levels[0] = level
-    return Recent(middle, through, levels, bend, left, there, (there**2).sum(axis=1))
+    return Recent(middle, through, levels, bend, left, there, _norms(there))
+
+
+def _norms(there: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Squared length of each row."""
+    found: NDArray[np.float32] = np.add.reduce(there * there, axis=1)
+    return found
 
 
 def _strongest(costs: Floats) -> NDArray[np.intp]:
@@ -173,7 +181,7 @@ def _curves(bent: Floats, left: Floats, weights: Floats) -> tuple[Floats, Floats
     """Squares and products of features, their means, and what each of them adds."""
     first, second = _PAIRS[bent.shape[1]]
     curves = bent.take(first, axis=1) * bent.take(second, axis=1)
-    means = curves.mean(axis=0)
+    means = np.add.reduce(curves, axis=0) / len(curves)
     curves -= means
     return curves, means, _ridge(curves, left, weights=weights, shrink=3.0)
 
@@ -183,19 +191,20 @@ def fit_steady(history: History) -> Steady:
     size = history.size
     columns = np.fromiter(history.columns.values(), np.intp, len(history.columns))
     numbers = history.numbers[:size, columns].astype(np.float64)
-    means = numbers.sum(axis=0) / size
+    means = np.add.reduce(numbers, axis=0) / size
     numbers -= means
-    deviations = np.sqrt((numbers**2).sum(axis=0) / size)
+    deviations = np.sqrt(np.add.reduce(numbers * numbers, axis=0) / size)
     differs = deviations > SAME
     columns, deviations = columns[differs], deviations[differs]
     scaled = numbers.compress(differs, axis=1) / deviations
     chosen, ones = _values(history)
-    level = float(history.times[:size].sum()) / size
+    times = history.times[:size]
+    level = float(np.add.reduce(times)) / size
     by_code = np.zeros(CODES + 1)
     coefficients = np.zeros(COLUMNS)
     matrix = np.concatenate([scaled, ones], axis=1)
     if matrix.shape[1]:
-        found = _ridge(matrix, history.times[:size] - level, weights=None, shrink=1.0)
+        found = _ridge(matrix, times - level, weights=None, shrink=1.0)
         coefficients[columns] = found[: len(columns)] / deviations
         by_code[chosen] = found[len(columns) :]
         level -= float(means[differs] @ coefficients[columns])
@@ -218,7 +227,7 @@ def _values(history: History) -> tuple[NDArray[np.intp], Floats]:
 
 def distances(recent: Recent, here: NDArray[np.float32]) -> Floats:
     """Squared distance of each row of coordinates from each remembered call."""
-    squares: Floats = np.add.reduce(here * here, axis=1)[:, None] + recent.norms
+    squares: Floats = _norms(here)[:, None] + recent.norms
     squares -= (here * 2.0) @ recent.there.T
     return np.maximum(squares, 0.0, out=squares)
 
