@@ -114,8 +114,8 @@ def _ridge(matrix: Floats, target: Floats, *, weights: Floats | None, shrink: fl
     weighted = matrix if weights is None else matrix * weights[:, None]
     gram = weighted.T @ matrix
     gram.ravel()[:: len(gram) + 1] += shrink
-    found: Floats = np.linalg.solve(gram, weighted.T @ target)
-    return found
+    found = np.linalg.solve(gram, weighted.T @ target)
+    return np.asarray(found, np.float64)
 
 
 def fit_recent(history: History) -> Recent:
@@ -227,7 +227,7 @@ def _values(history: History) -> tuple[NDArray[np.intp], Floats]:
 
 def distances(recent: Recent, here: NDArray[np.float32]) -> Floats:
     """Squared distance of each row of coordinates from each remembered call."""
-    squares: Floats = _norms(here)[:, None] + recent.norms
+    squares: Floats = np.add.reduce(here * here, axis=1)[:, None] + recent.norms
     squares -= (here * 2.0) @ recent.there.T
     return np.maximum(squares, 0.0, out=squares)
 
