@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 from pathlib import Path
 
@@ -32,10 +33,15 @@ async def test_files_are_sent_and_received_whole(tmp_path: Path) -> None:
 
     async with raw_server(talk) as server, AsyncTransport(server.url) as transport:
         reply = await transport.upload("/up", file, {"Content-Type": "text/plain"})
-        await transport.download("/down", copy)
+        whole = await transport.download("/down", copy)
+        content = copy.read_bytes()
         await transport.upload("/up", empty)
+        file.write_bytes(b"")
+        nothing = await transport.download("/down", copy)
 
-    assert reply.body == copy.read_bytes() == file.read_bytes()
+    assert copy.read_bytes() == b""
+    assert (whole, nothing) == (hashlib.sha256(content).hexdigest(), hashlib.sha256().hexdigest())
+    assert reply.body == content
     assert b"Content-Type: text/plain\r\nContent-Length: 3145728\r\n" in server.requests[0]
     assert b"Content-Type: application/octet-stream\r\nContent-Length: 0\r\n" in server.requests[2]
     assert server.connections == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import re
 import ssl
 from collections.abc import Awaitable, Mapping
@@ -100,7 +101,7 @@ class AsyncTransport:
         try:
             if await connection.status(silence=silence) >= 300:
                 raise refusal(await self._reached(connection.rest(silence=silence)))
-            with await asyncio.to_thread(_Written, target) as file:
+            with _Written(target) as file:
                 while piece := await self._reached(
                     connection.piece(silence=silence, least=PIECE_BYTES)
                 ):
@@ -196,27 +197,33 @@ class AsyncTransport:
 
 
 class _Written:
-    """A file, and the digest of what was written to it."""
+    """A file, and the digest of what was written to it; to be written by another thread."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
+        self._path = path
+        self._file: io.FileIO | None = None
         self._seen = hashlib.sha256()
 
     def __enter__(self) -> _Written:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     def write(self, piece: bytes) -> None:
-        """Write on; it waits for the disk."""
+        """Write on; the first piece makes the file."""
+        if self._file is None:
+            self._file = self._path.open("wb", buffering=0)
         self._seen.update(piece)
         left = memoryview(piece)
         while left:
             left = left[self._file.write(left) :]
 
     def digest(self) -> str:
-        """SHA-256 of all that was written, in hexadecimal digits."""
+        """SHA-256 of all that was written, in hexadecimal digits; if that is nothing, of that."""
+        if self._file is None:
+            self.write(b"")
         return self._seen.hexdigest()
 
 
