@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from task_server.worker.calls import START_BITS
 
 START = struct.Struct("<I")
-READ_BYTES = 1 << 18
+READ_BYTES = 1 << 20
 WRITE_BYTES = 1 << 20
 
 
