@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from task_server.environments.lock import Lock, Pin, empty_lock
+from task_server.worker.blob_files import BlobFiles
 from task_server.worker.disk import Disk
 from task_server.worker.environments import Environment, Environments
 from task_server.worker.eviction import Usage
@@ -148,7 +149,12 @@ async def test_an_eviction_cut_short_is_finished_at_the_next_start(
 
 async def test_the_limit_is_kept_after_each_build(bench: Bench, tmp_path: Path) -> None:
     room = Room(
-        bench.environments, tmp_path, Disk(tmp_path), limit_bytes=4 * MIB, let_go=lambda _: True
+        bench.environments,
+        BlobFiles(tmp_path / "blobs", set),
+        tmp_path,
+        Disk(tmp_path),
+        limit_bytes=4 * MIB,
+        let_go=lambda _: True,
     )
     keeping = asyncio.ensure_future(room.keep())
     first = await bench.build("one", used_at=100)
@@ -170,8 +176,13 @@ async def test_a_full_disk_is_cleared_of_what_is_unused(
     disk = Disk(tmp_path)
     monkeypatch.setattr(disk, "has_room", lambda: False)
     one = await bench.build("one")
+    blobs = BlobFiles(tmp_path / "blobs", set)
+    blob = blobs.path("sha256:1")
+    blob.write_bytes(b"x")
+    os.utime(blob, (0, 0))
     room = Room(
         bench.environments,
+        blobs,
         tmp_path,
         disk,
         limit_bytes=None,
@@ -184,6 +195,7 @@ async def test_a_full_disk_is_cleared_of_what_is_unused(
         while (bench.folder / one.digest).exists():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.02)
 
+    assert not blob.exists()
     keeping.cancel()
 
 

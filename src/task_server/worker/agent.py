@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -38,6 +39,7 @@ from task_server.worker.attempts import (
     released,
     report_of,
 )
+from task_server.worker.blob_files import BlobFiles
 from task_server.worker.calls import CallLimits, Outcome
 from task_server.worker.devices import Devices, devices_of
 from task_server.worker.disk import Disk
@@ -99,7 +101,8 @@ class Agent:
         self._version = version
         self._data = settings.data.expanduser().absolute()
         self._transport = AsyncTransport(settings.server, settings.token)
-        self._resources = Resources(self._transport, self._data)
+        self._files = BlobFiles(self._data / "blobs", self._files_in_use)
+        self._resources = Resources(self._transport, self._files)
         self._relay = relay_of(settings, os.environ)
         self._environments = Environments(
             self._data / "environments",
@@ -140,6 +143,7 @@ class Agent:
         )
         self._room = Room(
             self._environments,
+            self._files,
             self._data,
             self._disk,
             limit_bytes=settings.environments_bytes,
@@ -248,6 +252,9 @@ class Agent:
             return False
         self._preparation.forget(environment)
         return True
+
+    def _files_in_use(self) -> set[Path]:
+        return {file for attempt in self._attempts.values() for file in attempt.files}
 
     async def _collect(self) -> str:
         return await self._room.collect()

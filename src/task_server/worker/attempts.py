@@ -45,6 +45,8 @@ class Attempt(Struct, eq=False):
     install_seconds: float = 0.0
     call: Call | None = None
     """Once all that it needs is there."""
+    files: list[Path] = []
+    """Of blobs that it needs."""
 
     @property
     def lease(self) -> str:

@@ -25,7 +25,7 @@ from task_server.worker.attempts import (
 from task_server.worker.calls import Call, CallLimits
 from task_server.worker.disk import Disk
 from task_server.worker.environments import BuildFailed, Environment, Environments
-from task_server.worker.resources import Resources
+from task_server.worker.resources import Resources, blobs_in
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Preparation:
         """Build and fetch what is missing; the report if that cannot be done."""
         try:
             environment = await self._environment(attempt)
-            attempt.call = await self._call(attempt.assignment)
+            attempt.call = await self._call(attempt)
             return environment
         except BuildFailed as error:
             return self._not_built(attempt, error)
@@ -108,14 +108,17 @@ class Preparation:
                 await asyncio.sleep(BUILD_PAUSE_SECONDS)
         return await self._environments.ready(digest, self._resources.lock)
 
-    async def _call(self, assignment: Assignment) -> Call:
+    async def _call(self, attempt: Attempt) -> Call:
+        assignment = attempt.assignment
         if needs_nothing(assignment):
             return plain_call(assignment, self._limits)
         pickled = None
         if not isinstance(assignment.function, str):
             pickled = await self._read_blob(assignment.function.pickle)
         encoding, payload = await self._arguments(assignment)
-        blobs = await self._named_in(payload) if encoding == "json" else {}
+        if isinstance(payload, Path):
+            attempt.files.append(payload)
+        blobs = await self._named_in(attempt, payload) if encoding == "json" else {}
         return other_call(
             assignment,
             self._limits,
@@ -137,11 +140,15 @@ class Preparation:
             return call.encoding, await self._resources.blob(call.blob)
         return call.encoding, base64.b64decode(call.data or "")
 
-    async def _named_in(self, payload: bytes | Path) -> dict[str, str]:
+    async def _named_in(self, attempt: Attempt, payload: bytes | Path) -> dict[str, str]:
         """Files of the blobs that JSON arguments name."""
         if isinstance(payload, Path):
             payload = await asyncio.to_thread(payload.read_bytes)
-        return await self._resources.named_in(payload)
+        found = {}
+        for name in blobs_in(payload):
+            attempt.files.append(await self._resources.blob(name))
+            found[name] = str(attempt.files[-1])
+        return found
 
     async def _read_blob(self, name: str) -> bytes:
         path = await self._resources.blob(name)

@@ -16,6 +16,7 @@ from task_server.client.aio import AsyncTransport
 from task_server.client.requests import refusal
 from task_server.environments.lock import Pin
 from task_server.errors import RequestError, ServerUnreachable
+from task_server.worker.blob_files import BlobFiles
 
 _NAMED = re.compile(rb'"\$blob"\s*:\s*"(sha256:[0-9a-f]{64})"')
 _TRIES = 5
@@ -36,12 +37,9 @@ class _Project(Struct):
 class Resources:
     """Fetches from one server; blobs are kept as files named by their digest."""
 
-    def __init__(self, transport: AsyncTransport, directory: Path) -> None:
+    def __init__(self, transport: AsyncTransport, files: BlobFiles) -> None:
         self._transport = transport
-        self._blobs = directory / "blobs"
-        self._blobs.mkdir(parents=True, exist_ok=True)
-        # Runners, maybe other users, may read a blob whose digest they know, and list none.
-        self._blobs.chmod(0o711)
+        self._files = files
         self._fetching: dict[str, asyncio.Future[Path]] = {}
 
     async def lock(self, digest: str) -> str:
@@ -53,27 +51,26 @@ class Resources:
 
     async def blob(self, name: str) -> Path:
         """The file of a blob. Raises RequestError when the server does not have it."""
-        path = self._blobs / name[7:]
-        if _is_there(path):
+        path = self._files.find(name)
+        if path is not None:
             return path
         fetching = self._fetching.get(name)
         if fetching is None:
-            fetching = asyncio.ensure_future(self._fetch(name, path))
+            fetching = asyncio.ensure_future(self._fetch(name))
             self._fetching[name] = fetching
             fetching.add_done_callback(lambda _: self._fetching.pop(name, None))
         return await asyncio.shield(fetching)
 
-    async def _fetch(self, name: str, path: Path) -> Path:
-        descriptor, partial = tempfile.mkstemp(dir=self._blobs, suffix=".partial")
+    async def _fetch(self, name: str) -> Path:
+        descriptor, partial = tempfile.mkstemp(dir=self._files.folder, suffix=".partial")
         os.close(descriptor)
         try:
             if await self._download(name, Path(partial)) != name[7:]:
                 raise RequestError(f"blob {name} came with another content")
-            _keep(Path(partial), path)
+            return self._files.keep(Path(partial), name)
         except BaseException:
             _discard(partial)
             raise
-        return path
 
     async def _download(self, name: str, target: Path) -> str:
         """The digest of what came."""
@@ -105,13 +102,6 @@ class Resources:
                     )
         return found
 
-    async def named_in(self, payload: bytes) -> dict[str, str]:
-        """Files of the blobs that JSON arguments name: name -> path."""
-        if b'"$blob"' not in payload:
-            return {}
-        names = {found.decode() for found in _NAMED.findall(payload)}
-        return {name: str(await self.blob(name)) for name in names}
-
     async def upload(self, name: str, data: bytes) -> None:
         """Store a blob at the server, however long that takes."""
         wait = 0.5
@@ -134,6 +124,13 @@ class Resources:
             raise refusal(reply)
 
 
+def blobs_in(payload: bytes) -> set[str]:
+    """The names of the blobs that JSON arguments name."""
+    if b'"$blob"' not in payload:
+        return set()
+    return {found.decode() for found in _NAMED.findall(payload)}
+
+
 def _plain(filename: str) -> str:
     if "/" in filename or filename.startswith("."):
         raise RequestError(f"the server names a file {filename[:100]!r}")
@@ -142,12 +139,3 @@ def _plain(filename: str) -> str:
 
 def _discard(partial: str) -> None:
     Path(partial).unlink(missing_ok=True)
-
-
-def _is_there(path: Path) -> bool:
-    return path.exists()
-
-
-def _keep(partial: Path, path: Path) -> None:
-    partial.chmod(0o644)
-    partial.rename(path)

@@ -1,4 +1,4 @@
-"""Keeps what the environments take on disk below their limit."""
+"""Keeps what environments and blobs take on disk below their limits."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from task_server.worker.blob_files import BlobFiles
 from task_server.worker.disk import Disk
 from task_server.worker.environments import BuildFailed, Environments
 from task_server.worker.eviction import Evicted
@@ -32,6 +33,7 @@ class Room:
     def __init__(
         self,
         environments: Environments,
+        blobs: BlobFiles,
         directory: Path,
         disk: Disk,
         *,
@@ -40,6 +42,7 @@ class Room:
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._environments = environments
+        self._blobs = blobs
         self._directory = directory
         self._disk = disk
         self._limit_bytes = limit_bytes
@@ -59,6 +62,7 @@ class Room:
                     await self._is_grown.wait()
             except TimeoutError:
                 if not self._disk.has_room():
+                    self._blobs.make_room(0)
                     await self._make_room(0)
                 elif not is_over:
                     continue
