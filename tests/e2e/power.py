@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tests.e2e.system_calls import Call
+from tests.e2e.system_calls import SENDING, Call
 
 SECTOR = 512
 REBUILT_AT_START = "-shm"
@@ -215,7 +215,8 @@ def replies(calls: Sequence[Call]) -> dict[tuple[int, int], int]:
     counts: dict[int, int] = {}
     left: dict[tuple[int, int], int] = {}
     for call in calls:
-        if call.name == "write" and call.file.startswith("TCP") and call.data[:9] == b"HTTP/1.1 ":
+        is_sending = call.name in SENDING and call.file.startswith("TCP")
+        if is_sending and call.data[:9] == b"HTTP/1.1 ":
             port = int(call.file.rstrip("]").rpartition(":")[2])
             counts[port] = counts.get(port, 0) + 1
             left[port, counts[port]] = call.begun

@@ -156,8 +156,10 @@ class App:
         left = deque(whole)
 
         def come() -> None:
-            if left:
+            while left:
                 request.add(left.popleft())
+                if request._news is None or request._news.done():
+                    break  # the reader has as much as it waits for
             if not left:
                 request.complete()
 
