@@ -221,12 +221,13 @@ def _open_in_memory(path: Path) -> tuple[BinaryIO, int, bytes] | None:
     except OSError:
         return None
     size = os.fstat(file.fileno()).st_size
-    first = bytearray(min(size, WHOLE_BYTES))
-    try:
-        if os.preadv(file.fileno(), [first], 0, _NO_WAIT) == size:
-            return file, size, cast(bytes, first)  # nobody writes to it any more
-    except OSError:  # not in memory, or a file system that cannot tell
-        pass
+    if size <= WHOLE_BYTES:
+        first = bytearray(size)
+        try:
+            if os.preadv(file.fileno(), [first], 0, _NO_WAIT) == size:
+                return file, size, cast(bytes, first)  # nobody writes to it any more
+        except OSError:  # not in memory, or a file system that cannot tell
+            pass
     file.close()
     return None
 
