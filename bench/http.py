@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Iterable, Iterator
 from urllib.parse import urlsplit
 
+from bench import wire
 from task_server.client.replies import ReplyReader
 
 SECONDS = 90.0
 READ_BYTES = 1 << 20
-_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 
 
 class Connection:
@@ -22,30 +21,28 @@ class Connection:
         assert parts.hostname is not None
         self._socket = socket.create_connection((parts.hostname, parts.port or 80), timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._headers = f"Host: {parts.netloc}\r\nAuthorization: Bearer {token}\r\n"
+        self._url, self._token = url, token
 
     def post(self, path: str, body: bytes) -> bytes:
         """The reply's body. Raises RuntimeError when refused."""
-        fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        self._socket.sendall(self._head("POST", path, fields) + body)
+        self._socket.sendall(wire.post(self._url, self._token, path, body))
         return self._reply()
 
     def get(self, path: str) -> bytes:
         """The reply's body. Raises RuntimeError when refused."""
-        self._socket.sendall(self._head("GET", path))
+        self._socket.sendall(wire.get(self._url, self._token, path))
         return self._reply()
 
     def put(self, path: str, pieces: Iterable[bytes], size_bytes: int) -> bytes:
         """The reply's body. Raises RuntimeError when refused."""
-        fields = f"Content-Type: application/octet-stream\r\nContent-Length: {size_bytes}\r\n"
-        self._socket.sendall(self._head("PUT", path, fields))
+        self._socket.sendall(wire.put(self._url, self._token, path, size_bytes))
         for piece in pieces:
             self._socket.sendall(piece)
         return self._reply()
 
     def stream(self, path: str) -> Iterator[bytes]:
         """The reply's body as it comes."""
-        self._socket.sendall(self._head("GET", path))
+        self._socket.sendall(wire.get(self._url, self._token, path))
         reader = ReplyReader(bodiless=False)
         while not reader.is_whole:
             reader.feed(self._read())
@@ -58,16 +55,12 @@ class Connection:
         """Close it."""
         self._socket.close()
 
-    def _head(self, method: str, path: str, fields: str = "") -> bytes:
-        return f"{method} {path} HTTP/1.1\r\n{self._headers}{fields}\r\n".encode("latin-1")
-
     def _reply(self) -> bytes:
         """The body of a reply that states its length."""
         data = self._read()
         while (end := data.find(b"\r\n\r\n") + 4) < 4:
             data += self._read()
-        length = _LENGTH.search(data, 0, end)
-        size = end + (int(length[1]) if length else 0)
+        size = end + wire.content_length(data[:end])
         if len(data) < size:
             pieces, missing = [data], size - len(data)
             while missing:

@@ -43,7 +43,7 @@ class Wire(asyncio.Protocol):
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end:
             return
-        length = _content_length(head)
+        length = content_length(head)
         if len(body) < length:
             self._needed = len(head) + len(end) + length
             return
@@ -77,11 +77,18 @@ def post(url: str, token: str, path: str, body: bytes) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
+def put(url: str, token: str, path: str, size_bytes: int) -> bytes:
+    """The head of a request with so many bytes."""
+    head = f"PUT {path} {_common(url, token)}Content-Type: application/octet-stream\r\n"
+    return f"{head}Content-Length: {size_bytes}\r\n\r\n".encode()
+
+
 def _common(url: str, token: str) -> str:
     return f"HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Bearer {token}\r\n"
 
 
-def _content_length(head: bytes) -> int:
+def content_length(head: bytes) -> int:
+    """The length that a reply's head states."""
     _, _, rest = head.lower().partition(b"content-length:")
     return int(rest.split(b"\r\n", 1)[0])
 
