@@ -185,7 +185,8 @@ def deal(
 
     Each free slot gets one first, whoever's it is; then, if `ahead`, slots that work on short
     functions get more. `refill` is called when a window ran empty though its lane has more. What is
-    due at `now` and has to wait for resources is not passed for ever.
+    due at `now` and has to wait for resources is not passed for ever. `in_flight` is for
+    `Shares.begin`.
     """
     shares.begin((lane.owner for lane in lanes), in_flight)
     _keep_for_the_first(rooms, lanes, shares, now)

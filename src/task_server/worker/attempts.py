@@ -45,7 +45,7 @@ class Attempt(Struct, eq=False):
     install_seconds: float = 0.0
     call: Call | None = None
     """Once all that it needs is there."""
-    files: list[Path] = []
+    files: tuple[Path, ...] = ()
     """Of blobs that it needs."""
 
     @property

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-
-log = logging.getLogger(__name__)
 
 SHARE = 10
 """They take no more than this part of the disk, beside those in use."""

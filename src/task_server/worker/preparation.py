@@ -117,7 +117,7 @@ class Preparation:
             pickled = await self._read_blob(assignment.function.pickle)
         encoding, payload = await self._arguments(assignment)
         if isinstance(payload, Path):
-            attempt.files.append(payload)
+            attempt.files = (payload,)
         blobs = await self._named_in(attempt, payload) if encoding == "json" else {}
         return other_call(
             assignment,
@@ -146,8 +146,9 @@ class Preparation:
             payload = await asyncio.to_thread(payload.read_bytes)
         found = {}
         for name in blobs_in(payload):
-            attempt.files.append(await self._resources.blob(name))
-            found[name] = str(attempt.files[-1])
+            path = await self._resources.blob(name)
+            attempt.files += (path,)
+            found[name] = str(path)
         return found
 
     async def _read_blob(self, name: str) -> bytes:
