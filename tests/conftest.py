@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import time_outs
 from tests.folders import RunFolder
 from tests.postgres import Cluster, Databases, cluster
 
@@ -20,7 +21,7 @@ OWN_FOLDER = pytest.StashKey[RunFolder]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Have temporary folders below one of this run's own.
+    """Bound clean-ups in time, and have temporary folders below one of this run's own.
 
     Those of all runs of a user lie below one that pytest closes to others at the start of each run,
     also to the runners of tests that are going on: they would find nothing to import.
@@ -28,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.basetemp is None:
         config.stash[OWN_FOLDER] = own = RunFolder()
         config.option.basetemp = str(own.path / "all")  # pytest makes it anew
+    config.pluginmanager.register(time_outs)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -252,10 +253,15 @@ def small_disk(folder: Path) -> Iterator[None]:
 def fill(folder: Path, *, but: int = 0) -> Path:
     """Leave no space but so many bytes on a folder's disk; gives the file that takes the rest."""
     filler = folder / "filler"
-    free = os.statvfs(folder)
     with filler.open("wb", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - but)
-    return filler
+        while True:
+            free = os.statvfs(folder)
+            try:
+                os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize - but)
+                return filler
+            except OSError as error:  # another took some of it meanwhile
+                if error.errno != errno.ENOSPC:
+                    raise
 
 
 def test_a_full_disk_of_a_worker_fails_no_task_and_costs_no_longer_than_it_lasts(
