@@ -33,7 +33,7 @@ def test_two():
 def test_it_is_ended_and_the_next_goes_on(tmp_path: Path, body: str) -> None:
     (tmp_path / "test_it.py").write_text(HANGS.format(body=body))
     command = [sys.executable, "-m", "pytest", "-p", "tests.time_outs", "-o", "timeout=0.3"]
-    command += ["-c", "/dev/null", "--rootdir", tmp_path, tmp_path]
+    command += ["-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "1 error" in done.stdout and done.returncode == 1, done.stdout + done.stderr
     assert ("2 passed" if body == "pass" else "1 failed, 1 passed") in done.stdout
