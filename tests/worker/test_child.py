@@ -699,16 +699,20 @@ async def test_a_module_that_fails_to_import_is_an_import_failure_with_its_trace
     bad, after = await bench.run(runner, [named("bad:run"), named("len", [])])
 
     assert (error(bad).kind, error(bad).type) == ("import", type_name)
+    assert "--package" not in error(bad).message  # which has it is known
     assert "bad.py" in error(bad).traceback
     assert "/child.py" not in error(bad).traceback
     assert answer(after) == 0
 
 
-async def test_a_module_that_is_not_there_is_an_import_failure(bench: Bench) -> None:
-    outcome = await bench.one(named("no_such_module:run"))
+async def test_a_module_that_is_not_there_is_an_import_failure_that_asks_for_its_package(
+    bench: Bench,
+) -> None:
+    outcome = await bench.one(named("no_such_module.inner:run"))
 
     assert error(outcome).kind == "import"
-    assert "no_such_module" in error(outcome).message
+    assert "No module named 'no_such_module'" in error(outcome).message
+    assert "--package NAME" in error(outcome).message
 
 
 async def test_path_files_of_the_environment_are_not_processed(

@@ -592,7 +592,10 @@ def import_module(name: str) -> types.ModuleType:
         __import__(name)  # leaves no frames of importlib in the traceback
         return sys.modules[name]
     except BaseException as error:
-        raise Failure("import", f"import of {name} failed", error) from error
+        hint = ""
+        if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+            hint = "; name the package that has it (`package`, or --package NAME)"
+        raise Failure("import", f"import of {name} failed{hint}", error) from error
 
 
 def walk(where: str, parts: list[str], rule: str) -> Callee:
