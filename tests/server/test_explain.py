@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from task_server.server.service import wording
 from tests.server.asgi import App, application
 from tests.server.working import Worker, joined
 
@@ -200,8 +201,34 @@ async def test_what_runs_says_where_and_how_long_still(app: App) -> None:
     told = await explained(app, task)
 
     assert (told["state"], told["worker"]) == ("running", "north")
-    assert "north has it since" in told["summary"]
+    assert "north has had it for" in told["summary"]
     assert told["expected_seconds"]["high"] > 0
+
+
+async def test_what_a_worker_does_with_a_task_is_told_as_far_as_the_worker_has_told_it(
+    app: App,
+) -> None:
+    worker = await joined(app, name="north")
+    task = await submitted(app)
+    (dealt,) = await worker.take(1)
+
+    untold = (await explained(app, task))["summary"]
+    await worker.exchange(held=[{"lease": dealt["lease"], "phase": "installing"}])
+    installing = (await explained(app, task))["summary"]
+    await worker.exchange(held=[{"lease": dealt["lease"], "phase": "running"}])
+    running = (await explained(app, task))["summary"]
+
+    assert "; whether it has started is told within 40 s" in untold
+    assert installing.startswith("installing: north has had it for ")
+    assert " and builds its environment; expected" in installing
+    assert running.startswith("running: north has had it for ")
+    assert " and runs it; expected" in running
+
+
+def test_a_worker_that_does_not_tell_what_it_does_is_not_waited_for() -> None:
+    told = wording.held("north", "leased", elapsed=41.0, told_within=40.0)
+
+    assert told.startswith("north has had it for 41 s; it waits behind others there, or")
 
 
 async def test_what_ended_says_how(app: App) -> None:

@@ -21,6 +21,8 @@ from task_server.store.rows import TaskRow
 from task_server.store.states import State as TaskState
 
 SHORT_SECONDS = 1.0
+TOLD_WITHIN = 2 / 3
+"""Of a lease: workers list what they hold in the first exchange after each third of it."""
 
 
 async def explain(state: State, row: TaskRow) -> Explanation:
@@ -71,13 +73,13 @@ def _ended(view: TaskView, row: TaskRow) -> Explanation:
 def _running(state: State, view: TaskView, row: TaskRow) -> Explanation:
     elapsed = max(state.clock() - (row.started_at or state.clock()), 0.0)
     left = _left(state, row.spec, elapsed)
-    held = f"{view.worker or 'a worker'} has it since {wording.time(elapsed)}"
-    attempt = f", attempt {row.attempt}" if row.attempt > 1 else ""
-    messages = {
-        "leased": f"{held}{attempt}; it is told to start, or waits behind others there",
-        "installing": f"{held}{attempt}, and builds its environment",
-    }
-    message = messages.get(view.phase or "", f"{held}{attempt}")
+    message = wording.held(
+        view.worker or "a worker",
+        view.phase,
+        elapsed=elapsed,
+        told_within=state.settings.lease_seconds * TOLD_WITHIN,
+    )
+    message += f", attempt {row.attempt}" if row.attempt > 1 else ""
     summary = f"{message}; expected to take another {wording.span(left.low, left.high)}"
     reasons = [Reason(view.phase or "running", message)]
     if view.phase == "leased":

@@ -91,6 +91,18 @@ def wanted(lacks: Mapping[Lack, int], need: Need) -> str:
     return words[max(found)[1]] if found else "what it needs"
 
 
+def held(worker: str, phase: str | None, *, elapsed: float, told_within: float) -> str:
+    """What a worker does with a task that it has had for so long, as far as it has told."""
+    so_long = f"{worker} has had it for {time(elapsed)}"
+    if phase == "running":
+        return f"{so_long} and runs it"
+    if phase == "installing":
+        return f"{so_long} and builds its environment"
+    if elapsed <= told_within:
+        return f"{so_long}; whether it has started is told within {time(told_within)}"
+    return f"{so_long}; it waits behind others there, or the worker does not tell what it does"
+
+
 def ahead() -> str:
     """Why a worker has more tasks than slots."""
     return (
