@@ -68,6 +68,17 @@ error: No solution found when resolving dependencies
 
 hint: An index (https://a/simple) returned a 403 Forbidden error. Check the credentials.
 """
+UNAUTHORIZED = """\
+error: No solution found when resolving dependencies
+  cause: Because acme was not found in the package registry and you require acme.
+
+hint: An index URL (https://user:hunter2@b/simple/) could not be queried due to a lack of valid \
+authentication credentials (401 Unauthorized)
+"""
+FORBIDDEN_FILE = """\
+error: Failed to download `humanize==4.9.0`
+  cause: HTTP status client error (403 Forbidden) for url (http://a/humanize.whl)
+"""
 REFUSED = """\
 error: Request failed after 3 retries in 10.5s
   cause: Failed to fetch: https://user:hunter2@a/index/humanize/?token=hunter2
@@ -123,7 +134,9 @@ VERSION = "error: No\n  cause: Because there is no version of humanize==99 and y
         (PYTHON, "numpy==2.5.5 needs Python >=3.12; this environment has", False, False),
         (CONFLICT, "the requirements cannot be met together", False, False),
         (GONE, "the package index no longer has a file of the lock (404 Not Found)", False, False),
-        (FORBIDDEN, "the package index refused access (403 Forbidden)", True, False),
+        (FORBIDDEN, "the package index https://a/simple refused access (403 Forb", True, False),
+        (UNAUTHORIZED, "the package index https://b/simple/ refused access (401", True, False),
+        (FORBIDDEN_FILE, "the package index refused access (403 Forbidden)", True, False),
         (REFUSED, "the package index could not be reached: Connection refused", True, False),
         (UNAVAILABLE, "the package index could not be reached: HTTP status server", True, False),
         (TOO_MANY, "the package index could not be reached: HTTP status client", True, False),

@@ -277,6 +277,8 @@ async def test_a_private_name_is_not_taken_from_elsewhere_when_its_index_fails(
 
     assert "secret-word" not in failed.value.message
     assert status != 404 or "must come from the private index" in failed.value.message
+    refusal = f"the package index {private.url}/simple/ refused access ({status} "
+    assert failed.value.message.startswith(refusal) == (status in (401, 403))
 
 
 async def test_a_public_name_is_not_taken_from_the_private_index(

@@ -29,6 +29,7 @@ _YOUNG = re.compile(
     r" \S+\. (?:The requested version, v(\S+), was published at \S+?\. )?"
 )
 _UNDATED = re.compile(r"`([\w.]+)-[^`]*` is missing an upload date")
+_INDEX = re.compile(r"\bindex(?:\s+URL)?\s+\((\S+)\)")
 _CAUSE = re.compile(r"^\s*(?:cause|Caused by): (.+)$|^\s*╰─▶ (.+)$", re.MULTILINE)
 _REQUIREMENT = r"(?P<name>[A-Za-z0-9][\w.-]*)(?P<extras>\[[\w,.-]*\])?(?P<versions>[<>=!~][^\s;]*)?"
 
@@ -123,8 +124,10 @@ def _unwritable(match: re.Match[str], text: str) -> str:
     return f"this machine cannot write its environments: {_last_cause(text)}"
 
 
-def _refused(match: re.Match[str], _text: str) -> str:
-    return f"the package index refused access ({match.group(1)}); check its credentials"
+def _refused(match: re.Match[str], text: str) -> str:
+    index = _INDEX.search(text)
+    named = f" {index.group(1)}" if index else ""
+    return f"the package index{named} refused access ({match.group(1)}); check its credentials"
 
 
 def _wrong_hash(match: re.Match[str], _text: str) -> str:
