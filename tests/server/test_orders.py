@@ -215,6 +215,22 @@ async def test_environments_are_listed_with_what_they_were_asked_for_as(app: App
     assert row["wanted_until"]
 
 
+async def test_an_environment_that_was_asked_for_by_its_lock_alone_is_listed_with_what_that_pins(
+    app: App,
+) -> None:
+    await want(app, "?wait=20&until=locked")
+    await app.ask("POST", "/v1/environments/collect", {"environments": [GREET.digest]})
+    while await app.state.store.forget_unused(keep_seconds=0.0):
+        pass
+
+    ordered = await app.ask("POST", "/v1/environments", {"environment": GREET.digest})
+    rows = (await app.ask("GET", "/v1/environments")).json["environments"]
+
+    assert ordered.json["requirements"] == ["greet==1.0"]
+    (row,) = [each for each in rows if each["environment"] == GREET.digest]
+    assert row["requirements"] == [["greet==1.0"]]
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -24,7 +24,7 @@ from task_server.server.http import (
 )
 from task_server.server.routing import BOTH, USER, Route
 from task_server.server.service import environments
-from task_server.server.service.environments import Progress, Wanted, requirements_in
+from task_server.server.service.environments import Progress, Wanted
 from task_server.server.service.estimate import live_sessions
 from task_server.server.service.views import moment
 from task_server.server.state import State
@@ -127,7 +127,7 @@ async def listed(state: State, call: Call) -> Reply:
         {
             "environment": row.digest,
             "python": row.python,
-            "requirements": [requirements_in(request) for request in row.requests],
+            "requirements": await environments.asked_as(state, row),
             "ready": sum(each.environments.get(row.digest) == "ready" for each in sessions),
             "workers": len(sessions),
             "wanted_until": moment(until.get(row.digest)),

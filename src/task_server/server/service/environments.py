@@ -14,11 +14,12 @@ from task_server.errors import Invalid, NotFound
 from task_server.protocol.tasks import Task
 from task_server.server.service.estimate import live_sessions
 from task_server.server.service.installs import read_installs
+from task_server.server.service.model import read_versions
 from task_server.server.service.orders import concerns
 from task_server.server.service.pythons import check_python_is_somewhere
 from task_server.server.service.views import moment
 from task_server.server.state import State
-from task_server.store.records.orders import OrderReport, OrderRow, OrderSpec
+from task_server.store.records.orders import EnvironmentRow, OrderReport, OrderRow, OrderSpec
 from task_server.store.sessions import LiveSession
 
 DAY = 86400.0
@@ -162,20 +163,15 @@ async def progress_of(state: State, request: str, labels: Mapping[str, str]) -> 
     if row is None:
         raise NotFound("the environment is not wanted any longer")
     reports = await state.store.order_reports([row.number])
-    return _progress(row, await live_sessions(state), _by_worker(row, reports))
-
-
-def _progress(
-    row: OrderRow, sessions: Sequence[LiveSession], reports: Mapping[str, OrderReport]
-) -> Progress:
-    workers = [_worker(session, reports) for session in sessions if concerns(row, session)]
+    told = _by_worker(row, reports)
+    workers = [_worker(each, told) for each in await live_sessions(state) if concerns(row, each)]
     return Progress(
         environment=row.environment,
         state=_state(row, workers),
         error=row.error,
         waits_for=row.waits_for,
         python=row.python,
-        requirements=requirements_in(row.request),
+        requirements=await requirements_in(state, row.request),
         modules=list(row.modules),
         labels=row.labels,
         wanted_until=moment(row.until),
@@ -183,11 +179,18 @@ def _progress(
     )
 
 
-def requirements_in(request: str) -> list[str]:
-    """The requirements of an environment request."""
-    if not request.startswith("python "):
-        return []
-    return list(EnvironmentRequest.from_text(request).requirements)
+async def requirements_in(state: State, request: str) -> list[str]:
+    """The requirements of an environment request; of a lock, all that it pins."""
+    if request.startswith("lock "):
+        versions = await read_versions(state, request.removeprefix("lock "))
+        return [f"{name}=={version}" for name, version in versions.items()]
+    return list(EnvironmentRequest.from_text(request).requirements) if request else []
+
+
+async def asked_as(state: State, row: EnvironmentRow) -> list[list[str]]:
+    """What an environment was asked for as; by its lock, if in no other way."""
+    texts = [each for each in row.requests if not each.startswith("lock ")]
+    return [await requirements_in(state, text) for text in texts or [f"lock {row.digest}"]]
 
 
 def _state(row: OrderRow, workers: Sequence[WorkerProgress]) -> str:
