@@ -55,19 +55,22 @@ async def test_what_gathers_while_it_works_is_one_group() -> None:
     await writer.commits.close()
 
 
-async def test_a_quiet_writer_is_told_of_it_once_and_goes_on(
+async def test_a_quiet_writer_is_told_of_it_while_it_wants_to_and_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(group_commit, "QUIET_SECONDS", 0.001)
     loop, quiet = asyncio.get_running_loop(), asyncio.Queue[None]()
+    wants_more = iter([True, True, False, False])
 
-    def tell() -> None:
+    def tell() -> bool:
         loop.call_soon_threadsafe(quiet.put_nowait, None)
+        return next(wants_more)
 
     commits = GroupCommit(lambda group: None, on_quiet=tell, name="writer")
     commits.start()
 
-    await quiet.get()
+    for _ in range(3):
+        await quiet.get()
     commits.put(Operation(lambda operation: None))
     await quiet.get()
 

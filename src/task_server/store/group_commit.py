@@ -73,7 +73,7 @@ class GroupCommit:
     """The thread. `run` does a group and commits it, or fails its operations; it never raises.
 
     `on_idle` is called when nothing waits after a group, `on_quiet` when nothing came for
-    QUIET_SECONDS; they must not raise either.
+    QUIET_SECONDS, and again while it gives True and nothing comes; they must not raise either.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class GroupCommit:
         run: Callable[[list[Operation[object]]], None],
         *,
         on_idle: Callable[[], None] = lambda: None,
-        on_quiet: Callable[[], None] = lambda: None,
+        on_quiet: Callable[[], bool] = lambda: False,
         name: str,
     ) -> None:
         self._run = run
@@ -155,7 +155,8 @@ class GroupCommit:
         try:
             return self._queue.get(timeout=QUIET_SECONDS)
         except Empty:
-            self._on_quiet()
+            while self._on_quiet() and self._queue.empty():
+                pass
             return self._queue.get()
 
 

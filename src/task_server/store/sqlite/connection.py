@@ -32,6 +32,9 @@ OLDEST_SQLITE = (3, 38, 0)
 BUSY_SECONDS = 10.0
 LOG_BYTES = 64 * 2**20
 """The write-ahead log is cut back to this size when it begins anew."""
+LOG_PAGES = 4000
+"""What is in the log is copied into the database when it has so many pages."""
+PAGE_BYTES = 4096
 CHECKED_BYTES = 128 * 2**20
 """A file up to this size is checked as a whole when a server opens it: 0.2 s of reading."""
 LOCK_SECONDS = 1.0
@@ -103,7 +106,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # only before the first table
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA wal_autocheckpoint = 4000")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
 
 

@@ -16,6 +16,7 @@ from task_server.store.sqlite.dependencies import follow
 from task_server.store.sqlite.dependencies import restore as restore_waits
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.lease import deal_to_parked, write_queued
+from task_server.store.sqlite.log_ahead import LogAhead
 from task_server.store.sqlite.log_bound import LogBound
 from task_server.store.sqlite.memory import Memory
 from task_server.store.sqlite.restart import restore_sessions
@@ -45,6 +46,7 @@ class Groups:
     _jitter: Callable[[], float]
     _connection: sqlite3.Connection
     _log_bound: LogBound
+    _log_ahead: LogAhead
     _loop: asyncio.AbstractEventLoop
     _group: Group
     _is_broken = False
@@ -80,15 +82,21 @@ class Groups:
         except sqlite3.Error:
             log.exception("the next tasks cannot be read")  # who needs them will be told
 
-    def _rest(self) -> None:
-        """Nothing came for a while: let go of the pages kept for what was done before."""
-        if self._is_broken or not self._has_worked:
-            return
-        self._has_worked = False
+    def _rest(self) -> bool:
+        """Nothing came for a while: let go of pages kept for what was done, and prepare the log.
+
+        True when there is more to prepare.
+        """
+        if self._is_broken:
+            return False
         try:
-            self._connection.execute("PRAGMA shrink_memory")
+            if self._has_worked:
+                self._has_worked = False
+                self._connection.execute("PRAGMA shrink_memory")
+            return self._log_ahead.grow()
         except sqlite3.Error:
-            log.exception("memory cannot be given back")
+            log.exception("the database's memory and log are left as they are")
+            return False
 
     def _make_room(
         self, operations: list[Operation[Any]], error: Exception

@@ -35,6 +35,7 @@ from task_server.store.sqlite.connection import (
 from task_server.store.sqlite.finish import report_all
 from task_server.store.sqlite.group import Group
 from task_server.store.sqlite.groups import BROKEN, Groups
+from task_server.store.sqlite.log_ahead import LogAhead
 from task_server.store.sqlite.log_bound import LogBound
 from task_server.store.sqlite.migrate import newest_version, version_of
 from task_server.store.sqlite.reprice import reprice
@@ -104,6 +105,7 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
         self._reader = threading.local()
         self._readers = ThreadPoolExecutor(2, thread_name_prefix="store-reader")
         self._log_bound = LogBound(self._connection, path)
+        self._log_ahead = LogAhead(self._connection, path)
 
     def _begin(self) -> None:
         self._load()
