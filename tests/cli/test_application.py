@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -211,6 +212,17 @@ def test_wrong_usage_exits_with_2(use: Use, capsys: Out, arguments: list[str]) -
 
     printed = capsys.readouterr()
     assert printed.out == "" and "Usage:" in printed.err and "Traceback" not in printed.err
+
+
+def test_a_token_is_all_of_stdout_and_its_database_is_told_beside_it(
+    capsys: Out, tmp_path: Path
+) -> None:
+    assert run(["token", "create", "--kind", "worker", "--data", str(tmp_path)]) == 0
+
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"tsw_\w+\n", printed.out)
+    database = tmp_path / "task-server.db"
+    assert printed.err == f"a worker token for the servers of {database}\n"
 
 
 def test_wait_tells_how_each_task_ended(use: Use, capsys: Out) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from task_server.cli.output import Format, Output, as_row, show_rows
+from task_server.cli.output import Format, Output, as_row, note, show_rows
 from task_server.machine import state_directory
 from task_server.settings import database_url_in
 
@@ -39,8 +39,11 @@ def create(
 ) -> None:
     """Make a token and print it: it is shown this once."""
     from task_server.server.administration import create_token
+    from task_server.store.opening import shown
 
-    print(create_token(_url(data, database), kind=kind.value, name=name))
+    url = _url(data, database)
+    print(create_token(url, kind=kind.value, name=name))
+    note(f"a {kind.value} token for the servers of {shown(url)}")
 
 
 @app.command()

@@ -48,6 +48,14 @@ def is_postgres(url: str) -> bool:
     return url.startswith(("postgresql://", "postgres://"))
 
 
+def shown(url: str) -> str:
+    """A database as it can be shown: its file, or its address without password."""
+    if not is_postgres(url):
+        return str(sqlite_path(url))
+    address: str = postgres_part("connection").shown(url)
+    return address
+
+
 async def open_store(
     url: str,
     *,
