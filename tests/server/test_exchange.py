@@ -65,3 +65,25 @@ async def test_with_reports_it_waits_no_longer_than_their_decisions_may(tmp_path
 
     assert 0.05 <= time.monotonic() - began < 1.5
     assert [each["status"] for each in reply["decisions"]] == [200]
+
+
+async def test_what_a_lost_call_used_and_what_held_it_is_in_its_view(tmp_path: Path) -> None:
+    async with application(tmp_path) as app:
+        worker = await joined(app, sandbox=4)
+        ids = []
+        for usage in ({"run_seconds": 1.5, "sandbox": 4}, None):
+            body = {"function": "math:sqrt", "args": [4], "at_most_once": True}
+            ids.append((await app.ask("POST", "/v1/tasks", body)).json["id"])
+            (task,) = (await worker.exchange(want=1))["tasks"]
+            error = {"kind": "lost", "type": "RunnerLost", "message": "killed", "exit": -9}
+            report = {"lease": task["lease"], "outcome": "crashed", "error": error}
+            await worker.exchange(reports=[{**report, "usage": usage} if usage else report])
+
+        told, untold = [(await app.ask("GET", f"/v1/tasks/{id}")).json for id in ids]
+
+    assert (told["error"]["kind"], told["run_seconds"], told["sandbox"]) == ("lost", 1.5, 4)
+    assert (untold["error"]["kind"], untold["run_seconds"], untold["sandbox"]) == (
+        "lost",
+        None,
+        None,
+    )

@@ -180,8 +180,15 @@ def _report(state: State, report: Report, answer: bytes, *, is_checked: bool) ->
         report.error.kind if report.error else "",
         report.unfit,
         report.pause,
-        _used(report) if report.outcome in ("succeeded", "failed") else None,
+        _used(report) if _has_run(report) else None,
         _log(state, report.log) if report.log else b"",
+    )
+
+
+def _has_run(report: Report) -> bool:
+    """Whether there is something to tell of it; a worker that stops tells nothing of its calls."""
+    return report.outcome in ("succeeded", "failed") or (
+        report.outcome == "crashed" and report.usage is not None
     )
 
 
