@@ -347,6 +347,21 @@ async def test_what_is_asked_back_is_given_back_unless_it_has_started(
     assert (given["outcome"], ended["outcome"]) == ("released", "succeeded")
 
 
+async def test_what_is_asked_back_while_it_is_prepared_is_given_back(
+    server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await start()
+    for_good = asyncio.Event()
+    monkeypatch.setattr(worker.agent._preparation, "prepare", lambda attempt: for_good.wait())
+    asked, other = (server.task("math:sqrt", 4) for _ in range(2))
+    await server.until(lambda: len(worker.agent._preparing) == 2)
+
+    server.tell(give_back=[asked])
+
+    assert (await server.reported(asked))[0]["outcome"] == "released"
+    assert set(worker.agent._preparing) == {other}
+
+
 async def test_what_is_stopped_ends_without_a_report(server: ScriptedServer, start: Start) -> None:
     await start()
     long = server.task("time:sleep", LONG)

@@ -10,7 +10,7 @@ import platform
 import random
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Sequence, Set
 from pathlib import Path
 from typing import Literal
 
@@ -208,11 +208,8 @@ class Agent:
         if self._is_draining:
             self._give_back()
         self._is_draining = True
-        self._report([released(attempt) for attempt in self._slots.take_unstarted()])
-        for lease, task in list(self._preparing.items()):
-            task.cancel()
-            self._report([released(self._attempts[lease])])
-        self._preparing.clear()
+        unstarted = self._slots.take_unstarted() + self._stop_preparing(set(self._preparing))
+        self._report([released(attempt) for attempt in unstarted])
         self._orders.take([])
         self._wake.set()
 
@@ -523,7 +520,16 @@ class Agent:
     def _return(self, leases: Sequence[str]) -> None:
         while self._arrived:
             self._place(AT_ONCE)
-        self._report([released(attempt) for attempt in self._slots.take_unstarted(leases)])
+        wanted = set(leases)
+        unstarted = self._slots.take_unstarted(wanted) + self._stop_preparing(wanted)
+        self._report([released(attempt) for attempt in unstarted])
+
+    def _stop_preparing(self, leases: Set[str]) -> list[Attempt]:
+        """Those of them that are being prepared: they are not, any more."""
+        found = leases & self._preparing.keys()
+        for lease in found:
+            self._preparing.pop(lease).cancel()
+        return [self._attempts[lease] for lease in found]
 
     # ---- preparing and running
 
