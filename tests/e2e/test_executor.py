@@ -159,21 +159,36 @@ def test_answers_of_map_are_there_after_shutdown(client: Client) -> None:
     assert list(answers) == [(n, n * n) for n in range(20)]
 
 
-def test_shutdown_lets_what_runs_go_on_and_cancels_the_rest(client: Client) -> None:
-    executor = Executor(client=client)
-    running = [executor.submit(time.sleep, 60) for _ in range(2)]
-    until(lambda: all(future.running() for future in running), SECONDS)
-    waiting = [executor.submit(time.sleep, 60) for _ in range(20)]
-    shutdown = threading.Thread(target=executor.shutdown, kwargs={"cancel_futures": True})
+def test_shutdown_lets_what_runs_go_on_and_cancels_the_rest(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    def work(sign: str, seconds: float) -> None:
+        with open(sign, "a") as file:  # noqa: PTH123  # what is sent by value is small
+            file.write(".")
+        time.sleep(seconds)
 
-    shutdown.start()
-    concurrent.futures.wait(waiting, SECONDS)
+    with place(tmp_path_factory) as here:
+        here.serve()
+        here.worker(slots=2)
+        executor = Executor(url=here.url, token=here.token("user"))
+        # It was short until now, so that several are leased ahead of those that wait.
+        list(executor.map(work, [str(here.sign("short"))] * 100, [0.0] * 100))
+        sign = here.sign("long")
+        futures = [executor.submit(work, str(sign), 60.0) for _ in range(20)]
+        shutdown = threading.Thread(
+            target=executor.shutdown, kwargs={"cancel_futures": True}, daemon=True
+        )
+        until(lambda: sign.stat().st_size == 2, SECONDS)
 
-    assert all(future.cancelled() for future in waiting)
-    assert all(future.running() for future in running) and shutdown.is_alive()
-    assert all(future.cancel() for future in running)
-    shutdown.join(SECONDS)
-    assert not shutdown.is_alive()
+        shutdown.start()
+        until(lambda: sum(future.cancelled() for future in futures) == 18, SECONDS)
+
+        going_on = [future for future in futures if not future.cancelled()]
+        assert sign.stat().st_size == 2 and all(future.running() for future in going_on)
+        assert shutdown.is_alive()
+        assert all(future.cancel() for future in going_on)
+        shutdown.join(SECONDS)
+        assert not shutdown.is_alive()
 
 
 def test_a_program_ends_when_its_futures_have(running: Running) -> None:

@@ -1,4 +1,4 @@
-"""Exchanges over HTTP: until when they park."""
+"""Exchanges over HTTP: until when they park, and what they ask for."""
 
 from __future__ import annotations
 
@@ -87,3 +87,21 @@ async def test_what_a_lost_call_used_and_what_held_it_is_in_its_view(tmp_path: P
         None,
         None,
     )
+
+
+async def test_what_is_cancelled_unless_it_started_is_asked_for(tmp_path: Path) -> None:
+    async with application(tmp_path) as app:
+        worker = await joined(app)
+        tasks = [{"function": "math:sqrt", "args": [n]} for n in range(3)]
+        batch = (await app.ask("POST", "/v1/tasks", tasks)).json["batch"]
+        leases = [task["lease"] for task in await worker.take(2)]
+
+        await app.ask("POST", f"/v1/batches/{batch}/cancel?only=unstarted")
+        told = await worker.exchange()
+        report = {"lease": leases[0], "outcome": "released"}
+        decided = await worker.exchange(reports=[report])
+        counts = (await app.ask("GET", f"/v1/batches/{batch}")).json["counts"]
+
+    assert (sorted(told["give_back"]), told["stop"]) == (sorted(leases), [])
+    assert [each["status"] for each in decided["decisions"]] == [200]
+    assert (counts["cancelled"], counts["running"]) == (2, 1)

@@ -151,7 +151,7 @@ def test_a_crash(
 
 
 def test_a_release_costs_nothing() -> None:
-    change = transitions.release(row(unstarted=7), unfit=False, policy=POLICY)
+    change = transitions.release(row(unstarted=7), unfit=False, is_withdrawn=False, policy=POLICY)
 
     assert (change.state, change.unstarted, change.releases) == (State.QUEUED, 8, 0)
 
@@ -160,10 +160,19 @@ def test_a_release_costs_nothing() -> None:
     "releases,state", [(0, State.QUEUED), (3, State.QUEUED), (4, State.FAILED)]
 )
 def test_an_unfit_release_counts(releases: int, state: State) -> None:
-    change = transitions.release(row(releases=releases), unfit=True, policy=POLICY)
+    change = transitions.release(
+        row(releases=releases), unfit=True, is_withdrawn=False, policy=POLICY
+    )
 
     assert (change.state, change.releases, change.unstarted) == (state, releases + 1, 0)
     assert change.kind == ("environment" if state is State.FAILED else "")
+
+
+@pytest.mark.parametrize("unfit", [False, True])
+def test_a_release_ends_what_was_to_be_cancelled_unless_it_started(unfit: bool) -> None:
+    change = transitions.release(row(releases=4), unfit=unfit, is_withdrawn=True, policy=POLICY)
+
+    assert (change.state, change.kind) == (State.CANCELLED, "")
 
 
 @pytest.mark.parametrize("state", list(State))
@@ -279,4 +288,5 @@ def test_releases_as_the_model_has_them(counts: dict[str, Any], unfit: bool) -> 
 
     model.release("w", "t", "l", unfit=unfit)
 
-    same(transitions.release(row(**counts), unfit=unfit, policy=POLICY), State.RUNNING, task)
+    change = transitions.release(row(**counts), unfit=unfit, is_withdrawn=False, policy=POLICY)
+    same(change, State.RUNNING, task)

@@ -110,7 +110,8 @@ class Store(EnvironmentStore, OrderStore, UpkeepStore, LearningStore, ExplainSto
     ) -> int | None:
         """Close a batch and cancel what is open of it; how many, None without such a batch.
 
-        With `unstarted` what runs goes on.
+        With `unstarted` what runs goes on; of it ends what its worker gives back, for which it is
+        asked, as it has not started.
         A large batch takes several transactions: one that is refused half-way goes on when
         repeated.
         """

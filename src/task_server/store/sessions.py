@@ -76,11 +76,15 @@ class ExchangeRequest(Struct):
     """Its decisions may wait for tasks until then, too."""
 
 
+UNSTARTED = "unstarted"
+"""Why a lease is told of that its worker is to give back, unless its task has started."""
+
+
 class ExchangeResult(Struct):
     """What the worker is told."""
 
     decisions: list[Decided]
     tasks: list[Dealt]
     stop: list[tuple[str, str]]
-    """Lease and why."""
+    """Lease and why; with UNSTARTED it is not to end, but asked for."""
     drain: bool = False

@@ -169,14 +169,17 @@ def crash(row: Row, *, was_delivered: bool, policy: Policy, jitter: float) -> Ch
     return change
 
 
-def release(row: Row, *, unfit: bool, policy: Policy) -> Change:
-    """T10: given back unstarted at no cost, or because the worker is unfit for it."""
-    change = _keep(row, State.QUEUED)
+def release(row: Row, *, unfit: bool, is_withdrawn: bool, policy: Policy) -> Change:
+    """T10: given back unstarted at no cost, or because the worker is unfit for it.
+
+    `is_withdrawn`: it was to be cancelled unless this attempt starts.
+    """
+    change = _keep(row, State.CANCELLED if is_withdrawn else State.QUEUED)
     if not unfit:
         change.unstarted += 1
         return change
     change.releases += 1
-    if change.releases >= policy.max_releases:
+    if change.releases >= policy.max_releases and not is_withdrawn:
         change.state, change.kind = State.FAILED, "environment"
     return change
 

@@ -134,9 +134,30 @@ GUARDS = [
     _guard(
         "change",
         "a worker at another server is not told to stop",
-        "            self._group.told.add(row.session)\n",
+        "        self._group.told.add(row.session)\n",
         "",
         f"{_TWO} -k 'cancel_at or late_success'",
+    ),
+    _guard(
+        "change",
+        "a cancel of what was asked for before is not told",
+        "DO UPDATE SET why = excluded.why WHERE stops.why = 'unstarted'",
+        "DO NOTHING",
+        _store("still_be_stopped", "withdrawn"),
+    ),
+    _guard(
+        "held",
+        "what was asked for and is held in vain is not told",
+        " for told, why in session.stops if why != UNSTARTED}",
+        " for told, _ in session.stops}",
+        _store("in_vain", "withdrawn"),
+    ),
+    _guard(
+        "cancel",
+        "what is given back while the rest of its batch is cancelled waits again",
+        "    locked = await read_locked(group, await lock_numbers(group, numbers))\n",
+        "    locked = await read_locked(group, numbers)\n",
+        f"{_TWO} -k given_back_while",
     ),
     _guard(
         "held",

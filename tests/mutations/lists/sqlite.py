@@ -5,9 +5,11 @@ from tests.mutations.guards import Guard
 _TESTS = {
     "submit": "test_submit.py test_batches.py test_after.py test_order.py",
     "finish": "test_finish.py test_plain.py test_crashes.py test_cancel.py test_lease.py",
-    "change": "test_finish.py test_cancel.py test_sessions.py test_held.py",
-    "cancel": "test_cancel.py test_batches.py test_restart.py test_held.py test_sessions.py",
-    "sessions": "test_sessions.py test_held.py test_lease.py test_crashes.py test_restart.py",
+    "change": "test_finish.py test_cancel.py test_sessions.py test_held.py test_withdrawn.py",
+    "cancel": "test_cancel.py test_batches.py test_held.py test_sessions.py test_restart.py"
+    " test_withdrawn.py",
+    "sessions": "test_sessions.py test_held.py test_lease.py test_crashes.py test_restart.py"
+    " test_withdrawn.py",
     "sweep": "test_sweep.py test_crashes.py test_plain.py test_sessions.py",
     "restart": "test_restart.py",
     "reprice": "test_reprice.py",
@@ -146,7 +148,7 @@ GUARDS = [
     _guard(
         "cancel",
         "a cancelled attempt is not stopped",
-        '        session.stop(row.lease.text, "cancelled")\n',
+        '            _tell(group, row, "cancelled")\n',
         "",
     ),
     _guard(
@@ -154,6 +156,24 @@ GUARDS = [
         "a cancelled attempt is stopped at its next exchange only",
         "        group.tell.append(session)\n",
         "",
+    ),
+    _guard(
+        "cancel",
+        "a worker is not asked for what was cancelled unless it started",
+        "        _tell(group, row, UNSTARTED)\n",
+        "        pass\n",
+    ),
+    _guard(
+        "change",
+        "a later attempt ends for an earlier one's cancel",
+        "return self.withdrawn_attempt == self.attempt",
+        "return self.withdrawn_attempt is not None",
+    ),
+    _guard(
+        "sessions",
+        "what was asked for and is held in vain is not told",
+        " for lease, why in session.stops if why != UNSTARTED}",
+        " for lease, _ in session.stops}",
     ),
     _guard(
         "cancel",

@@ -93,7 +93,13 @@ GUARDS = [
         "change.unstarted += 1\n        return change",
         "change.unstarted += 1",
     ),
-    _guard("releases have no cap", "if change.releases >= policy.max_releases:", "if False:"),
+    _guard("releases have no cap", "if change.releases >= policy.max_releases and", "if False and"),
+    _guard(
+        "what was to be cancelled unless it started is queued again",
+        "State.CANCELLED if is_withdrawn else State.QUEUED",
+        "State.QUEUED",
+    ),
+    _guard("what was to be cancelled fails instead", " and not is_withdrawn:", ":"),
     _guard(
         "an ended task is cancelled again",
         "    if not state.is_terminal:\n",

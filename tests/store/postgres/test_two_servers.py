@@ -12,6 +12,7 @@ import pytest
 from task_server.errors import Conflict, SessionOver
 from task_server.scheduling.requires import Requires
 from task_server.store.attempts import AttemptReport, Used
+from task_server.store.sessions import UNSTARTED
 from task_server.store.submissions import Accepted, IdempotencyKey
 from tests.store.postgres.pair import Pair, moved, outcomes, until
 from tests.store.postgres.world import PostgresWorld
@@ -245,6 +246,20 @@ async def test_a_cancel_at_one_server_stops_the_worker_parked_at_the_other(told:
     assert (await waiting).stop == [(lease_of(dealt).text, "cancelled")]
 
 
+async def test_a_worker_parked_at_the_other_server_is_asked_for_what_has_not_started(
+    told: Pair,
+) -> None:
+    made = batch()
+    await told.one.submit(batch=made)
+    worker = await told.two.worker()
+    dealt = await worker.take_one()
+    waiting = await parked(worker, want=0)
+
+    assert await told.one.store.cancel_batch(1, made.id, unstarted=True) == 0
+
+    assert (await waiting).stop == [(lease_of(dealt).text, UNSTARTED)]
+
+
 async def test_a_late_success_at_one_server_stops_the_worker_at_the_other(told: Pair) -> None:
     await told.one.submit()
     slow, fast = await told.one.worker(), await told.two.worker()
@@ -358,6 +373,33 @@ async def test_cancels_of_everything_at_both_end_everything_once(pair: Pair) -> 
     assert not any(isinstance(each, BaseException) for each in counts)
     assert (await pair.one.batch(made.id)).cancelled == 200
     assert len(pair.one.ended) + len(pair.two.ended) == 200
+
+
+async def test_what_is_given_back_while_the_rest_of_its_batch_is_cancelled_ends_too(
+    pair: Pair,
+) -> None:
+    for _ in range(5):
+        made = batch()
+        await pair.one.submit(count=60, batch=made)
+        workers = [await world.worker() for world in (pair.one, pair.two)]
+        dealt = [await worker.take(20) for worker in workers]
+
+        counts = await outcomes(
+            *[
+                worker.report(*map(released, some[n : n + 5]))
+                for worker, some in zip(workers, dealt, strict=True)
+                for n in (0, 5)
+            ],
+            pair.two.store.cancel_batch(1, made.id, unstarted=True),
+            *[
+                worker.report(*map(released, some[n : n + 5]))
+                for worker, some in zip(workers, dealt, strict=True)
+                for n in (10, 15)
+            ],
+        )
+
+        assert not any(isinstance(each, BaseException) for each in counts)
+        assert (await pair.one.batch(made.id)).cancelled == 60
 
 
 async def test_no_task_is_leased_twice(pair: Pair) -> None:

@@ -26,7 +26,13 @@ from task_server.server.service import assignments
 from task_server.server.service.views import moment
 from task_server.server.state import State
 from task_server.store.attempts import DONE, AttemptReport, Decided, LeaseKey, Used
-from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest, WorkerFacts
+from task_server.store.sessions import (
+    UNSTARTED,
+    ExchangeRequest,
+    ExchangeResult,
+    JoinRequest,
+    WorkerFacts,
+)
 from task_server.store.states import Encoding
 
 _joins = msgspec.json.Decoder(Join)
@@ -121,19 +127,26 @@ def _wait_until(now: float, wait: float) -> float:
 def _reply(
     state: State, asked: Exchange, result: ExchangeResult, orders: Sequence[Order] | None
 ) -> bytes:
-    stop = [{"lease": lease, "why": why} for lease, why in result.stop]
+    stop, give_back = _ending(result.stop) if result.stop else (b"[]", b"[]")
     prepare = b'"prepare":[]'
     if orders is not None:
         digests = list(dict.fromkeys(each.environment for each in orders if each.environment))
         prepare = b'"prepare":%s,"orders":%s' % (encode(digests), encode(orders))
-    return b'{"number":%d,"decisions":%s,"stop":%s,"give_back":[],%s,"drain":%s,"tasks":%s}' % (
+    return b'{"number":%d,"decisions":%s,"stop":%s,"give_back":%s,%s,"drain":%s,"tasks":%s}' % (
         asked.number,
         _decisions(asked.reports, result.decisions),
-        encode(stop),
+        stop,
+        give_back,
         prepare,
         encode(result.drain),
         assignments.as_json(state, result.tasks),
     )
+
+
+def _ending(told: Sequence[tuple[str, str]]) -> tuple[bytes, bytes]:
+    """What is to stop, and what is asked for if it has not started."""
+    stop = [{"lease": lease, "why": why} for lease, why in told if why != UNSTARTED]
+    return encode(stop), encode([lease for lease, why in told if why == UNSTARTED])
 
 
 def _decisions(reports: Sequence[Report], decisions: Sequence[Decided]) -> bytes:

@@ -21,8 +21,8 @@ LIMIT = 10_000
 _CLOSE = """
 UPDATE batches SET is_open = 0 WHERE id = $1 AND (owner = $2 OR $2 IS NULL) RETURNING batch"""
 _OPEN_MEMBERS = """
-SELECT number FROM tasks WHERE batch = $1 AND state < 3 AND state < $3
- ORDER BY number + 0 LIMIT $2 FOR UPDATE"""
+SELECT number FROM tasks WHERE batch = $1 AND state < 3 AND number + 0 > $2
+ ORDER BY number + 0 LIMIT $3"""
 _BEGIN_AGAIN = """
 UPDATE tasks t SET state = 0, secret = NULL, outcome = NULL, encoding = NULL, usage = NULL,
        n = NULL, ended_at = NULL, first_read = NULL, ready_at = $5, due_at = w.due_at,
@@ -65,22 +65,27 @@ def _status(row: FullRow | None) -> int:
     return transitions.cancel(row.state).status
 
 
-async def cancel_batch(group: Group, owner: int | None, batch: bytes, below: State) -> int | None:
-    """Close a batch and cancel what is below a state, up to LIMIT tasks; how many it were.
+async def cancel_batch(
+    group: Group, owner: int | None, batch: bytes, *, unstarted: bool, after: int
+) -> tuple[int, int | None] | None:
+    """Close a batch and cancel what is open of it, up to LIMIT tasks with higher numbers.
 
-    None when there is no such batch.
+    How many it were, and the last number if there may be more; None when there is no such batch.
     """
     closed = await group.fetch(_CLOSE, batch, owner)
     if not closed:
         return None
     group.is_durable = True
     group.grown.add(closed[0][0])
-    numbers = [
-        number for (number,) in await group.fetch(_OPEN_MEMBERS, closed[0][0], LIMIT, int(below))
-    ]
-    rows = await read_locked(group, numbers)
-    await _cancel(group, rows)
-    return len(rows)
+    numbers = [number for (number,) in await group.fetch(_OPEN_MEMBERS, closed[0][0], after, LIMIT)]
+    # Also what runs is locked: of two, this and who gives it back, the later one ends it.
+    locked = await read_locked(group, await lock_numbers(group, numbers))
+    rows = [row for row in locked if not row.state.is_terminal]
+    ending = [row for row in rows if not unstarted or row.state is not State.RUNNING]
+    await _cancel(group, ending)
+    if unstarted:
+        await _withdraw(group, [row for row in rows if row.state is State.RUNNING])
+    return len(ending), numbers[-1] if len(numbers) == LIMIT else None
 
 
 async def close_batch(group: Group, owner: int | None, batch: bytes) -> bool:
@@ -97,6 +102,14 @@ async def _cancel(group: Group, rows: Sequence[FullRow]) -> None:
         if row.state is State.RUNNING:
             changes.end_attempt(row, why="cancelled")
         changes.apply(row, Change(State.CANCELLED))
+    await changes.write()
+
+
+async def _withdraw(group: Group, rows: Sequence[FullRow]) -> None:
+    """Ask for leases of tasks that may not have started: given back, these end."""
+    changes = Changes(group)
+    for row in rows:
+        changes.withdraw(row)
     await changes.write()
 
 

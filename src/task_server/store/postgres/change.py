@@ -15,6 +15,7 @@ from task_server.store.outcomes import in_row, outcome_of
 from task_server.store.postgres.group import Again, Group
 from task_server.store.postgres.known import columns, know_kinds
 from task_server.store.rows import Ended
+from task_server.store.sessions import UNSTARTED
 from task_server.store.states import Encoding, State
 from task_server.store.transitions import Change
 
@@ -51,6 +52,7 @@ class FullRow(Struct):
     undelivered: int
     releases: int
     unstarted: int
+    withdrawn_attempt: int | None
     pending: int
     worker: int | None
     is_plain: int | None
@@ -67,6 +69,11 @@ class FullRow(Struct):
     def lease(self) -> LeaseKey | None:
         """The present lease, or the one that ended the task; None when neither."""
         return None if self.secret is None else LeaseKey(self.number, self.attempt, self.secret)
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Its attempt was with a worker when the unstarted tasks of its batch were cancelled."""
+        return self.withdrawn_attempt == self.attempt
 
     def as_row(self) -> transitions.Row:
         """What the rules need of it."""
@@ -95,8 +102,8 @@ SELECT t.number, t.id, t.kind, t.batch, t.position, t.state, t.submitted_at, t.d
        t.predicted_high, t.attempt, t.session, t.reply, t.secret, t.started_at, t.n, t.server,
        t.phase, t.encoding, coalesce(t.outcome, p.data), coalesce(x.generation, 0),
        coalesce(x.errors, 0), coalesce(x.crashes, 0), coalesce(x.undelivered, 0),
-       coalesce(x.releases, 0), coalesce(x.unstarted, 0), coalesce(x.pending, 0), s.worker,
-       s.is_plain, s.is_over, s.alive_until, s.seen
+       coalesce(x.releases, 0), coalesce(x.unstarted, 0), x.withdrawn_attempt,
+       coalesce(x.pending, 0), s.worker, s.is_plain, s.is_over, s.alive_until, s.seen
   FROM unnest($1::bigint[]) AS w(number)
   JOIN tasks t ON t.number = w.number
   LEFT JOIN task_extras x ON x.number = t.number
@@ -148,7 +155,8 @@ UPDATE past_attempts p SET outcome_ok = w.ok, outcome_digest = w.digest
  WHERE p.lease = w.lease AND p.lease = ANY($1::bytea[])"""
 _STOPS = """
 INSERT INTO stops (session, lease, why) SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[])
-ON CONFLICT (session, lease) DO NOTHING"""
+-- A lease that was asked for may end before that is told: then it is to stop.
+ON CONFLICT (session, lease) DO UPDATE SET why = excluded.why WHERE stops.why = 'unstarted'"""
 _END = """
 -- Without a secret the row claims no winner: all its attempts stand in past_attempts.
 UPDATE tasks t SET state = w.state, secret = NULL, outcome = w.outcome, encoding = w.encoding,
@@ -177,6 +185,9 @@ ON CONFLICT (number) DO UPDATE SET
   delayed_until = excluded.delayed_until, errors = excluded.errors, crashes = excluded.crashes,
   undelivered = excluded.undelivered, releases = excluded.releases,
   unstarted = excluded.unstarted, leased_until = NULL"""
+_WITHDRAW = """
+INSERT INTO task_extras (number, withdrawn_attempt) SELECT * FROM unnest($1::bigint[], $2::int[])
+ON CONFLICT (number) DO UPDATE SET withdrawn_attempt = excluded.withdrawn_attempt"""
 _CLEAR_EXTRAS = """
 UPDATE task_extras SET delayed_until = NULL, start_by = NULL, leased_until = NULL, pending = 0
  WHERE number = ANY($1::bigint[])
@@ -197,6 +208,7 @@ class Changes:
         self._waits: list[tuple[int, int, int]] = []
         self._extras: list[tuple[object, ...]] = []
         self._kinds: list[tuple[int, int, int]] = []
+        self._withdrawn: list[tuple[int, int]] = []
 
     def end_attempt(
         self, row: FullRow, *, told: tuple[bool, bytes] | None = None, why: str = ""
@@ -208,12 +220,22 @@ class Changes:
         assert row.lease is not None
         past = (row.secret, row.number, row.worker, row.session, row.attempt, row.generation)
         self._past.append((*past, *(told or (None, None))))
-        # A plain worker has no replies, and an ended session no exchanges: their answers are late.
-        if why and row.session is not None and not row.is_plain and not row.is_over:
-            self._stops.append((row.session, row.lease.text, why))
-            self._group.told.add(row.session)
-        elif row.session is not None:
+        if not (why and self._tell(row, why)) and row.session is not None:
             self._group.note_free(row.kind.number, row.session)
+
+    def _tell(self, row: FullRow, why: str) -> bool:
+        """Tell who holds it; False when nobody can be told."""
+        # A plain worker has no replies, and an ended session no exchanges: their answers are late.
+        if row.lease is None or row.session is None or row.is_plain or row.is_over:
+            return False
+        self._stops.append((row.session, row.lease.text, why))
+        self._group.told.add(row.session)
+        return True
+
+    def withdraw(self, row: FullRow) -> None:
+        """Ask for the lease of a task that may not have started: given back, it ends."""
+        self._tell(row, UNSTARTED)
+        self._withdrawn.append((row.number, row.attempt))
 
     def tell_past(self, lease: LeaseKey, told: tuple[bool, bytes]) -> None:
         """An earlier attempt was answered."""
@@ -262,6 +284,7 @@ class Changes:
             (_TOLD, self._told),
             (_STOPS, self._stops),
             (_KINDS, self._kinds),
+            (_WITHDRAW, self._withdrawn),
         ):
             if rows:
                 await group.execute(sql, *columns(rows))

@@ -360,7 +360,12 @@ async def _give_up(group: Group, changes: Changes, told: Told, attempt: Attempt)
             row.as_row(), was_delivered=True, policy=group.policy, jitter=group.jitter()
         )
     else:
-        change = transitions.release(row.as_row(), unfit=report.unfit, policy=group.policy)
+        change = transitions.release(
+            row.as_row(),
+            unfit=report.unfit,
+            is_withdrawn=row.is_withdrawn,
+            policy=group.policy,
+        )
         group.settle(row.kind.spec.owner, predicted=row.predicted, seconds=0.0)
         await _mark_broken(group, told, row)
     if report.log:

@@ -20,6 +20,7 @@ from task_server.store.postgres.change import (
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.known import columns, know_kinds
 from task_server.store.postgres.session import Session
+from task_server.store.sessions import UNSTARTED
 from task_server.store.states import State
 from task_server.store.transitions import Change
 
@@ -139,7 +140,7 @@ async def _tell_gone(group: Group, held: Sequence[tuple[Session, list[str]]]) ->
         (session, lease)
         for session, leases in held
         for lease in leases
-        if lease not in {told for told, _ in session.stops}
+        if lease not in {told for told, why in session.stops if why != UNSTARTED}
     ]
     if not unknown:
         return
@@ -203,7 +204,9 @@ def _lost(group: Group, row: FullRow) -> Change:
     is_alive = not row.is_over and (row.alive_until or 0.0) > group.now
     if is_alive and row.phase != RUNNING_PHASE:
         group.settle(row.kind.spec.owner, predicted=row.predicted, seconds=0.0)
-        return transitions.release(row.as_row(), unfit=False, policy=group.policy)
+        return transitions.release(
+            row.as_row(), unfit=False, is_withdrawn=row.is_withdrawn, policy=group.policy
+        )
     return transitions.crash(
         row.as_row(),
         was_delivered=(row.seen or 0) >= (row.reply or 0),

@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
 from typing import TypeVar
 
 import asyncpg
@@ -40,7 +41,6 @@ from task_server.store.reading import Reads
 from task_server.store.records.sql import Rows, Work
 from task_server.store.rows import DatabaseHealth, Ended
 from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest
-from task_server.store.states import State
 from task_server.store.submissions import Accepted, BatchSpec, Submission
 from task_server.store.transitions import Policy
 
@@ -188,15 +188,16 @@ class PostgresStore(Groups, Following, Snapshots, Upkeep, Reads):
         self, owner: int | None, batch: bytes, *, unstarted: bool = False
     ) -> int | None:
         """See `Store.cancel_batch`."""
-        below = State.RUNNING if unstarted else State.SUCCEEDED
+        cancel = partial(cancels.cancel_batch, owner=owner, batch=batch, unstarted=unstarted)
+        after: int | None = 0
         total = 0
-        while True:
-            count = await self._do(lambda group: cancels.cancel_batch(group, owner, batch, below))
-            if count is None:
+        while after is not None:
+            done = await self._do(partial(cancel, after=after))
+            if done is None:
                 return None
+            count, after = done
             total += count
-            if count < cancels.LIMIT:
-                return total
+        return total
 
     async def join(self, request: JoinRequest) -> str:
         """See `Store.join`."""

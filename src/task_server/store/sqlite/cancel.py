@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from task_server.store import transitions
 from task_server.store.records import history
 from task_server.store.records.sql import finish_now
+from task_server.store.sessions import UNSTARTED
 from task_server.store.sqlite.anew import places_anew
 from task_server.store.sqlite.change import (
     FullRow,
@@ -18,6 +19,7 @@ from task_server.store.sqlite.change import (
     read_rows,
 )
 from task_server.store.sqlite.group import Group
+from task_server.store.sqlite.many import write_many
 from task_server.store.sqlite.rows import SqliteRows
 from task_server.store.states import State
 from task_server.store.transitions import Change
@@ -37,10 +39,12 @@ def cancel(group: Group, owner: int | None, task: bytes) -> int:
     return verdict.status
 
 
-def cancel_batch(group: Group, owner: int | None, batch: bytes, below: State) -> int | None:
-    """Close a batch and cancel what is below a state, up to LIMIT tasks; how many it were.
+def cancel_batch(
+    group: Group, owner: int | None, batch: bytes, *, unstarted: bool, after: int
+) -> tuple[int, int | None] | None:
+    """Close a batch and cancel what is open of it, up to LIMIT tasks with higher numbers.
 
-    None when there is no such batch.
+    How many it were, and the last number if there may be more; None when there is no such batch.
     """
     row = group.connection.execute(
         "SELECT batch FROM batches WHERE id = ? AND (owner = ? OR ?)",
@@ -51,18 +55,35 @@ def cancel_batch(group: Group, owner: int | None, batch: bytes, below: State) ->
     group.write_fresh()
     group.connection.execute("UPDATE batches SET is_open = 0 WHERE batch = ?", row)
     numbers = group.connection.execute(
-        "SELECT number FROM tasks WHERE batch = ? AND state < ? LIMIT ?",
-        (row[0], int(below), LIMIT),
+        "SELECT number FROM tasks WHERE batch = ? AND state < 3 AND +number > ?"
+        " ORDER BY +number LIMIT ?",
+        (row[0], after, LIMIT),
     ).fetchall()
     rows = read_rows(group, (number for (number,) in numbers))
-    _cancel(group, rows, Change(State.CANCELLED))
-    return len(rows)
+    ending = [row for row in rows if not unstarted or row.state is not State.RUNNING]
+    _cancel(group, ending, Change(State.CANCELLED))
+    if unstarted:
+        _withdraw(group, [row for row in rows if row.state is State.RUNNING])
+    return len(ending), rows[-1].number if len(rows) == LIMIT else None
+
+
+def _withdraw(group: Group, rows: Sequence[FullRow]) -> None:
+    """Ask for leases of tasks that may not have started: given back, these end."""
+    write_many(
+        group.connection,
+        "INSERT INTO task_extras (number, withdrawn_attempt) VALUES {rows}"
+        " ON CONFLICT (number) DO UPDATE SET withdrawn_attempt = excluded.withdrawn_attempt",
+        [(row.number, row.attempt) for row in rows],
+    )
+    for row in rows:
+        _tell(group, row, UNSTARTED)
 
 
 def _cancel(group: Group, rows: Sequence[FullRow], change: Change) -> None:
     for row in rows:
         if row.state is State.RUNNING:
-            _stop(group, row)
+            end_attempt(group, row, told=None, is_stopped=False)
+            _tell(group, row, "cancelled")
     end_tasks(group, rows, change)
 
 
@@ -84,11 +105,10 @@ def _own(group: Group, owner: int | None, task: bytes) -> FullRow | None:
     return row if is_theirs else None
 
 
-def _stop(group: Group, row: FullRow) -> None:
+def _tell(group: Group, row: FullRow, why: str) -> None:
     session = group.memory.sessions_by_row.get(row.session or 0)
-    end_attempt(group, row, told=None, is_stopped=False)
     if session is not None and row.lease is not None:
-        session.stop(row.lease.text, "cancelled")
+        session.stop(row.lease.text, why)
         group.tell.append(session)
 
 

@@ -48,6 +48,7 @@ class FullRow(Struct):
     undelivered: int
     releases: int
     unstarted: int
+    withdrawn_attempt: int | None
 
     @property
     def is_purged(self) -> bool:
@@ -58,6 +59,11 @@ class FullRow(Struct):
     def lease(self) -> LeaseKey | None:
         """The present lease, or the one that ended the task; None when neither."""
         return None if self.secret is None else LeaseKey(self.number, self.attempt, self.secret)
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Its attempt was with a worker when the unstarted tasks of its batch were cancelled."""
+        return self.withdrawn_attempt == self.attempt
 
     def as_row(self) -> transitions.Row:
         """What the rules need of it."""
@@ -88,7 +94,7 @@ _READ = (
     " t.predicted, t.predicted_high, t.attempt, t.session, t.reply, t.secret, t.started_at,"
     " t.encoding, ifnull(t.outcome, p.data), ifnull(x.generation, 0), ifnull(x.errors, 0),"
     " ifnull(x.crashes, 0), ifnull(x.undelivered, 0), ifnull(x.releases, 0),"
-    " ifnull(x.unstarted, 0)"
+    " ifnull(x.unstarted, 0), x.withdrawn_attempt"
     " FROM tasks t LEFT JOIN task_extras x USING (number)"
     " LEFT JOIN payloads p ON p.number = t.number AND p.part = 1 AND t.encoding IS NOT NULL"
     " WHERE t."

@@ -271,7 +271,12 @@ def _give_up(group: Group, session: Session, report: AttemptReport, attempt: Att
             row.as_row(), was_delivered=True, policy=group.policy, jitter=group.jitter()
         )
     else:
-        change = transitions.release(row.as_row(), unfit=report.unfit, policy=group.policy)
+        change = transitions.release(
+            row.as_row(),
+            unfit=report.unfit,
+            is_withdrawn=row.is_withdrawn,
+            policy=group.policy,
+        )
         settle(group, row, seconds=0.0)
         _mark_broken(group, session, row, report)
     if report.log:

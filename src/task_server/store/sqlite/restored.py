@@ -60,7 +60,10 @@ def begin_anew(group: Group) -> None:
     end_tasks(group, once, Change(State.FAILED, kind="lost"), report=_lost())
     again = [row for row in rows if not row.kind.spec.at_most_once]
     for row in again:
-        change = transitions.release(row.as_row(), unfit=False, policy=group.policy)
+        # It may have started since, as withdrawn ones may: then its answer comes late.
+        change = transitions.release(
+            row.as_row(), unfit=False, is_withdrawn=False, policy=group.policy
+        )
         write_change(group, row, change)
     _end_sessions(group)
     _skip_places(group)

@@ -11,7 +11,13 @@ from task_server.protocol.ids import new_id, to_text
 from task_server.store import transitions
 from task_server.store.attempts import Dealt, LeaseKey
 from task_server.store.group_commit import Operation
-from task_server.store.sessions import ExchangeRequest, ExchangeResult, JoinRequest, WorkerFacts
+from task_server.store.sessions import (
+    UNSTARTED,
+    ExchangeRequest,
+    ExchangeResult,
+    JoinRequest,
+    WorkerFacts,
+)
 from task_server.store.sqlite.change import end_attempt, read_row, settle, write_change
 from task_server.store.sqlite.finish import report_all
 from task_server.store.sqlite.group import Group
@@ -181,7 +187,7 @@ def _settle_held(group: Group, session: Session, request: ExchangeRequest) -> No
         elif running.reply <= session.seen:
             gone.append(running)
     lose(group, session, gone)
-    told = {lease for lease, _ in session.stops}
+    told = {lease for lease, why in session.stops if why != UNSTARTED}
     for lease in phases.keys() - told:
         session.stop(lease, _why_gone(group, session, lease))
 
@@ -260,7 +266,9 @@ def lose(group: Group, session: Session, leases: Iterable[Running]) -> None:
             continue
         is_alive = not session.is_over and session.alive_until > group.now
         if is_alive and running.phase != "running":
-            change = transitions.release(row.as_row(), unfit=False, policy=group.policy)
+            change = transitions.release(
+                row.as_row(), unfit=False, is_withdrawn=row.is_withdrawn, policy=group.policy
+            )
             settle(group, row, seconds=0.0)
         else:
             change = transitions.crash(

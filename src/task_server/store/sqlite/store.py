@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,7 +51,6 @@ from task_server.store.sqlite.sessions import (
 )
 from task_server.store.sqlite.snapshots import Snapshots
 from task_server.store.sqlite.upkeep import Upkeep
-from task_server.store.states import State
 from task_server.store.submissions import Accepted, BatchSpec, Submission
 from task_server.store.transitions import Policy
 
@@ -155,15 +155,16 @@ class SqliteStore(Groups, Snapshots, Upkeep, Reads):
         self, owner: int | None, batch: bytes, *, unstarted: bool = False
     ) -> int | None:
         """See `Store.cancel_batch`."""
-        below = State.RUNNING if unstarted else State.SUCCEEDED
+        cancel = partial(cancels.cancel_batch, owner=owner, batch=batch, unstarted=unstarted)
+        after: int | None = 0
         total = 0
-        while True:
-            count = await self._do(lambda group: cancels.cancel_batch(group, owner, batch, below))
-            if count is None:
+        while after is not None:
+            done = await self._do(partial(cancel, after=after))
+            if done is None:
                 return None
+            count, after = done
             total += count
-            if count < cancels.LIMIT:
-                return total
+        return total
 
     async def join(self, request: JoinRequest) -> str:
         """See `Store.join`."""
