@@ -541,12 +541,13 @@ async def test_a_refused_worker_exits_with_4(server: ScriptedServer, tmp_path: P
     assert done.returncode == 4 and b"refuses" in done.stderr
 
 
-async def test_a_server_that_fails_at_first_is_joined_later(
-    server: ScriptedServer, start: Start
+async def test_a_server_that_fails_at_first_is_joined_later_and_its_refusals_are_told(
+    server: ScriptedServer, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.join_status = 503
     await start(waits=False)
     await server.until(lambda: len(server.joins) >= 3)
+    assert "cannot join: " in caplog.text
 
     server.join_status = 200
 

@@ -283,7 +283,9 @@ class Agent:
                 if reply.status < 300:
                     self._begin(_joined(reply.body), asked_at)
                     return
-                self._check_refused(refusal(reply))
+                error = refusal(reply)
+                self._check_refused(error)
+                raise error
             except (errors.ServerUnreachable, errors.RequestError, msgspec.DecodeError) as error:
                 log.warning("cannot join: %s", error)
             await self._rest()
