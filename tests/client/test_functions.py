@@ -154,6 +154,8 @@ def test_a_mapping_names_a_function() -> None:
         ({"function": "f", "package": "a"}, "b", "given twice"),
         ({"module": "math"}, None, "name is missing"),
         ("", None, "name is missing"),
+        (None, None, "a function is a callable, or its name .*, not NoneType"),
+        (3, "a", "pass the function itself, not what it returns"),
     ],
 )
 def test_a_name_that_says_too_much_or_too_little_is_refused(

@@ -48,7 +48,7 @@ def named(
 ) -> Target:
     """A function given by its name, or by a mapping with package, version, module, function."""
     given: dict[str, Any]
-    given = {"function": function} if isinstance(function, str) else dict(function)
+    given = {"function": function} if isinstance(function, str) else _mapping(function)
     if unknown := given.keys() - FIELDS:
         raise TypeError(f"unknown keys {sorted(unknown)}; a function has {sorted(FIELDS)}")
     for key, value in (("package", package), ("version", version)):
@@ -61,6 +61,15 @@ def named(
     if not fields.get("function"):
         raise TypeError("the function's name is missing")
     return Target(fields, str(fields["function"]))
+
+
+def _mapping(function: object) -> dict[str, Any]:
+    if isinstance(function, Mapping):
+        return dict(function)
+    raise TypeError(
+        "a function is a callable, or its name such as 'math:sqrt', not"
+        f" {type(function).__name__}: pass the function itself, not what it returns"
+    )
 
 
 def check_reachable(fields: Mapping[str, Any]) -> None:
