@@ -195,6 +195,7 @@ def test_expected_errors_are_one_line_and_a_status(
     [
         ["call"],
         ["call", "m:f", "--no-such-option"],
+        ["call", ""],
         ["call", "m:f", "-k", "novalue"],
         ["nothing"],
         ["ls", "-o", "yaml"],

@@ -66,6 +66,13 @@ def test_a_profile_is_replaced_whole(environ: dict[str, str]) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["profile.json"]
 
 
+def test_a_profile_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ProfileError, match=r"profile\.json cannot be written: Not a directory"):
+        write_profile(tmp_path / "file" / "in" / "profile.json", Profile("http://127.0.0.1:1"))
+
+
 def test_a_broken_profile_says_so(environ: dict[str, str]) -> None:
     Path(environ["TASK_SERVER_PROFILE"]).write_text("{")
 

@@ -26,8 +26,19 @@ from task_server.errors import RequestError, TaskServerError
 from task_server.protocol.tasks import TaskView
 
 TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+
+
+def _not_empty(name: str) -> str:
+    if not name:
+        raise typer.BadParameter("it is empty")
+    return name
+
+
 FunctionName = Annotated[
-    str, typer.Argument(metavar="FUNCTION", help="module:qualname, such as math:factorial.")
+    str,
+    typer.Argument(
+        metavar="FUNCTION", help="module:qualname, such as math:factorial.", callback=_not_empty
+    ),
 ]
 ArgumentTexts = Annotated[
     list[str] | None, typer.Argument(metavar="[ARG]...", help="JSON, else taken as text.")

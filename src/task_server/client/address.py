@@ -34,12 +34,16 @@ class Address(NamedTuple):
 
 def address_of(url: str) -> Address:
     """Read a server's URL. Raises TaskServerError."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # no number for a port, or half an IPv6 address
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
         raise TaskServerError(f"{url!r} is no server's URL; it looks like http://127.0.0.1:8900")
     tls = parts.scheme == "https"
     prefix = quote(parts.path.rstrip("/"), safe=PATH_LETTERS)
-    return Address(parts.hostname, parts.port or _port(tls), tls, prefix)
+    return Address(host, port or _port(tls), tls, prefix)
 
 
 def unreachable(url: str, error: BaseException) -> ServerUnreachable:

@@ -74,11 +74,18 @@ def read_profile(path: Path) -> Profile | None:
 
 
 def write_profile(path: Path, profile: Profile) -> None:
-    """Write it whole or not at all, for this user's eyes alone."""
+    """Write it whole or not at all, for this user's eyes alone. Raises ProfileError."""
+    try:
+        _write(path, msgspec.json.encode(profile) + b"\n")
+    except OSError as error:
+        raise ProfileError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
-        file.write(msgspec.json.encode(profile) + b"\n")
+        file.write(content)
     partial.replace(path)
