@@ -241,7 +241,9 @@ def test_nobody_there_says_how_to_start_a_server() -> None:
         HttpTransport(url).request(get(), timeout=5)
 
 
-@pytest.mark.parametrize("url", ["", "127.0.0.1:8900", "ftp://x", "http://", "http://x:port", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["", "127.0.0.1:8900", "ftp://x", "http://", "http://x:port", "http://[::1"]
+)
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(TaskServerError, match="no server's URL"):
         HttpTransport(url)
