@@ -32,6 +32,16 @@ def test_doctor_says_what_is_there_and_what_is_missing(capsys: pytest.CaptureFix
     assert found["server"]["state"] == "missing" and "task-server up" in found["server"]["found"]
 
 
+def test_doctor_looks_at_the_disk_that_the_data_is_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setenv("TASK_SERVER_DATA", str(tmp_path / "data"))
+
+    _, found = findings(capsys)
+
+    assert found["disk"]["found"].endswith(f" GiB free for {tmp_path / 'data'}")
+
+
 def test_doctor_tries_the_sandbox_out(capsys: pytest.CaptureFixture[str]) -> None:
     status, found = findings(capsys, "--worker", "--max-sandbox", "1")
 

@@ -104,7 +104,7 @@ def _uv() -> Iterator[Finding]:
 
 
 def _disk() -> Finding:
-    data = state_directory()
+    data = Path(os.environ.get("TASK_SERVER_DATA") or state_directory()).expanduser()
     there = next(folder for folder in (data, *data.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     found = f"{free / (1 << 30):.1f} GiB free for {data}"
