@@ -215,6 +215,13 @@ def test_wrong_usage_exits_with_2(use: Use, capsys: Out, arguments: list[str]) -
     assert printed.out == "" and "Usage:" in printed.err and "Traceback" not in printed.err
 
 
+@pytest.mark.parametrize("command", [[], ["call"], ["token", "create"], ["serve"]])
+def test_help_is_asked_for_shortly_too(capsys: Out, command: list[str]) -> None:
+    assert run([*command, "-h"]) == 0
+
+    assert capsys.readouterr().out.startswith(f"Usage: {' '.join(['task-server', *command])} ")
+
+
 def test_a_token_is_all_of_stdout_and_its_database_is_told_beside_it(
     capsys: Out, tmp_path: Path
 ) -> None:

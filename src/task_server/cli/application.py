@@ -28,6 +28,7 @@ from task_server.errors import TaskServerError
 app = typer.Typer(
     name="task-server",
     help="Call functions on workers, and know beforehand how long they will take.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
