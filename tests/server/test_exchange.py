@@ -98,10 +98,11 @@ async def test_what_is_cancelled_unless_it_started_is_asked_for(tmp_path: Path) 
 
         await app.ask("POST", f"/v1/batches/{batch}/cancel?only=unstarted")
         told = await worker.exchange()
-        report = {"lease": leases[0], "outcome": "released"}
-        decided = await worker.exchange(reports=[report])
+        unstarted = {"lease": leases[0], "outcome": "released"}
+        begun = {"lease": leases[1], "outcome": "released", "usage": {}}
+        decided = await worker.exchange(reports=[unstarted, begun])
         counts = (await app.ask("GET", f"/v1/batches/{batch}")).json["counts"]
 
     assert (sorted(told["give_back"]), told["stop"]) == (sorted(leases), [])
-    assert [each["status"] for each in decided["decisions"]] == [200]
-    assert (counts["cancelled"], counts["running"]) == (2, 1)
+    assert [each["status"] for each in decided["decisions"]] == [200, 200]
+    assert (counts["cancelled"], counts["queued"]) == (2, 1)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from task_server.store.attempts import Dealt
+from task_server.store.attempts import Dealt, Used
 from task_server.store.postgres import cancel as postgres_cancel
 from task_server.store.sessions import UNSTARTED
 from task_server.store.sqlite import cancel as sqlite_cancel
@@ -75,6 +75,17 @@ async def test_what_has_started_goes_on_and_is_retried(world: World) -> None:
 
     assert (dealt.id, last.attempt) == (last.id, 3)
     assert await worker.report(succeeded(last)) == [200]
+
+
+async def test_what_is_given_back_though_it_ran_waits_again(world: World) -> None:
+    worker = await world.worker()
+    dealt = await withdrawn(world, worker)
+    report = released(dealt)
+    report.used = Used()
+
+    assert await worker.report(report) == [200]
+
+    assert await world.state(dealt.id) == "queued"
 
 
 async def test_what_was_given_back_can_be_tried_again(world: World) -> None:

@@ -613,6 +613,7 @@ async def test_draining_a_second_time_gives_back_what_runs(
 
     given_back, lost = await server.reported(plain, once)
     assert (given_back["outcome"], lost["outcome"]) == ("released", "crashed")
+    assert given_back["usage"] == {}, "it had started"
 
 
 async def test_an_idle_worker_drains_at_once(server: ScriptedServer, start: Start) -> None:

@@ -34,6 +34,7 @@ from task_server.protocol.workers import (
 from task_server.settings import WorkerSettings
 from task_server.worker.attempts import (
     Attempt,
+    broken_off,
     crashed,
     refused,
     released,
@@ -226,7 +227,7 @@ class Agent:
             elif attempt.assignment.at_most_once:
                 self._report([crashed(attempt, "the worker was stopped")])
             else:
-                self._report([released(attempt)])
+                self._report([broken_off(attempt)])
 
     async def _close(self) -> None:
         self._arrived.clear()

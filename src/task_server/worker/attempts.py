@@ -184,6 +184,11 @@ def released(attempt: Attempt, *, unfit: bool = False, pause_seconds: float = 0.
     return Report(lease=attempt.lease, outcome="released", unfit=unfit, pause=pause_seconds)
 
 
+def broken_off(attempt: Attempt) -> Report:
+    """The report of an attempt that is given back though it runs: it has used something."""
+    return Report(lease=attempt.lease, outcome="released", usage=Usage())
+
+
 def crashed(attempt: Attempt, message: str) -> Report:
     """The report of an attempt whose runner was ended from outside."""
     error = Error(kind="lost", type="RunnerLost", message=message)

@@ -4,7 +4,8 @@ from tests.mutations.guards import Guard
 
 _TESTS = {
     "submit": "test_submit.py test_batches.py test_after.py test_order.py",
-    "finish": "test_finish.py test_plain.py test_crashes.py test_cancel.py test_lease.py",
+    "finish": "test_finish.py test_plain.py test_crashes.py test_cancel.py test_lease.py"
+    " test_withdrawn.py",
     "change": "test_finish.py test_cancel.py test_sessions.py test_held.py test_withdrawn.py",
     "cancel": "test_cancel.py test_batches.py test_held.py test_sessions.py test_restart.py"
     " test_withdrawn.py",
@@ -162,6 +163,12 @@ GUARDS = [
         "a worker is not asked for what was cancelled unless it started",
         "        _tell(group, row, UNSTARTED)\n",
         "        pass\n",
+    ),
+    _guard(
+        "finish",
+        "what runs is cancelled as its worker ends",
+        " and report.used is None,",
+        ",",
     ),
     _guard(
         "change",

@@ -199,10 +199,8 @@ def _report(state: State, report: Report, answer: bytes, *, is_checked: bool) ->
 
 
 def _has_run(report: Report) -> bool:
-    """Whether there is something to tell of it; a worker that stops tells nothing of its calls."""
-    return report.outcome in ("succeeded", "failed") or (
-        report.outcome == "crashed" and report.usage is not None
-    )
+    """Whether it started, as far as its worker tells."""
+    return report.outcome in ("succeeded", "failed") or report.usage is not None
 
 
 def _refused(report: Report, error: RequestError) -> Report:

@@ -363,7 +363,8 @@ async def _give_up(group: Group, changes: Changes, told: Told, attempt: Attempt)
         change = transitions.release(
             row.as_row(),
             unfit=report.unfit,
-            is_withdrawn=row.is_withdrawn,
+            # A worker that must end at once gives back what runs, too.
+            is_withdrawn=row.is_withdrawn and report.used is None,
             policy=group.policy,
         )
         group.settle(row.kind.spec.owner, predicted=row.predicted, seconds=0.0)

@@ -274,7 +274,8 @@ def _give_up(group: Group, session: Session, report: AttemptReport, attempt: Att
         change = transitions.release(
             row.as_row(),
             unfit=report.unfit,
-            is_withdrawn=row.is_withdrawn,
+            # A worker that must end at once gives back what runs, too.
+            is_withdrawn=row.is_withdrawn and report.used is None,
             policy=group.policy,
         )
         settle(group, row, seconds=0.0)
