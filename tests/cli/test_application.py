@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from task_server import errors
-from task_server.cli import calls, capacity, environments, functions, tasks, workers
+from task_server.cli import calls, capacity, environments, functions, tasks, waiting, workers
 from task_server.cli.application import run
 from task_server.client.client import Client
 from task_server.client.requests import Reply, Request
@@ -162,6 +162,29 @@ def test_what_is_not_finished_in_time_exits_with_124(use: Use, capsys: Out) -> N
 
     printed = capsys.readouterr()
     assert ID in printed.err and "Traceback" not in printed.err
+
+
+def test_call_tells_why_its_task_does_not_start(
+    use: Use, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    told = {"id": ID, "state": "queued", "phase": "waiting", "reasons": []}
+
+    def handle(request: Request) -> Any:
+        if request.path.endswith("/explain"):
+            return reply(200, {**told, "summary": "waiting: no worker is there"})
+        if request.method == "GET":
+            looks.append(request.path)
+        return a_server(state="succeeded" if len(looks) > 3 else "queued")(request)
+
+    monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.0)
+    use(handle)
+
+    assert run(["call", "m:f"]) == 0
+    assert "waiting: no worker is there\n" in capsys.readouterr().err
+    looks.clear()
+    assert run(["call", "m:f", "--wait", "0"]) == 124
+    assert "waiting: no worker is there\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from task_server.cli.estimates import in_words
 from task_server.cli.exits import TASK_FAILED
 from task_server.cli.output import Format, Output, as_row, note, show_one
 from task_server.cli.resources import Cpu, Gpu, Labels, Memory, required
+from task_server.cli.waiting import error_of
 from task_server.client import requests
 from task_server.client.batch import Answer
 from task_server.client.client import Client, RemoteFunction
@@ -113,7 +114,7 @@ def call(
     remote = client.function(function, package=_named(package))
     future = remote.submit(*args, **kwargs)
     try:
-        error = future.exception(wait)
+        error = error_of(client, future, wait)
     except KeyboardInterrupt:
         note(f"the task goes on; to stop it: task-server cancel {future.id}")
         raise
