@@ -164,27 +164,41 @@ def test_what_is_not_finished_in_time_exits_with_124(use: Use, capsys: Out) -> N
     assert ID in printed.err and "Traceback" not in printed.err
 
 
-def test_call_tells_why_its_task_does_not_start(
-    use: Use, capsys: Out, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks: list[str] = []
+def a_server_without_workers(*states: str) -> Handler:
+    """A task has these states, one a look; the last one stays."""
+    left = list(states)
     told = {"id": ID, "state": "queued", "phase": "waiting", "reasons": []}
 
     def handle(request: Request) -> Any:
         if request.path.endswith("/explain"):
             return reply(200, {**told, "summary": "waiting: no worker is there"})
-        if request.method == "GET":
-            looks.append(request.path)
-        return a_server(state="succeeded" if len(looks) > 3 else "queued")(request)
+        is_look = request.method == "GET" and request.path.startswith("/v1/tasks")
+        return a_server(state=left.pop(0) if is_look and left[1:] else left[0])(request)
 
+    return handle
+
+
+def test_call_tells_why_its_task_has_not_started_and_goes_on_waiting(
+    use: Use, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(waiting, "PATIENCE_SECONDS", 0.0)
-    use(handle)
+    use(a_server_without_workers("queued", "queued", "running", "succeeded"))
 
     assert run(["call", "m:f"]) == 0
-    assert "waiting: no worker is there\n" in capsys.readouterr().err
-    looks.clear()
-    assert run(["call", "m:f", "--wait", "0"]) == 124
-    assert "waiting: no worker is there\n" in capsys.readouterr().err
+
+    assert capsys.readouterr().err.startswith("waiting: no worker is there\n")
+
+
+def test_call_tells_why_its_task_has_not_started_when_it_waits_no_longer(
+    use: Use, capsys: Out
+) -> None:
+    use(a_server_without_workers("queued"))
+
+    assert run(["call", "m:f", "--wait", "0.01"]) == 124
+
+    told, last = capsys.readouterr().err.splitlines()
+    assert told == "waiting: no worker is there"
+    assert last == f"task-server: task {ID} is queued after 0.01 s"
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,11 @@ def error_of(client: Client, future: Future[Any], seconds: float | None) -> Base
     Raises NotFinished after `seconds`.
     """
     patience = PATIENCE_SECONDS if seconds is None else min(seconds, PATIENCE_SECONDS)
+    if not future.refresh(patience) and future.state in ("queued", "delayed"):
+        with suppress(RequestError):
+            note(client.explain(future.id).summary)
     try:
-        return future.exception(patience)
+        return future.exception(None if seconds is None else seconds - patience)
     except NotFinished:
-        if future.state in ("queued", "delayed"):
-            with suppress(RequestError):
-                note(client.explain(future.id).summary)
-        if patience == seconds:
-            raise
-    return future.exception(None if seconds is None else seconds - patience)
+        message = f"task {future.id} is {future.state} after {seconds:g} s"
+        raise NotFinished(message) from None
