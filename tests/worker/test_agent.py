@@ -17,8 +17,9 @@ from task_server.machine import available_cpus
 from task_server.settings import WorkerSettings
 from task_server.store.blobs import name_of
 from task_server.worker import agent as agent_module
-from task_server.worker import environments, process_tree
-from task_server.worker.agent import Agent, Refused
+from task_server.worker import environments, holding, process_tree
+from task_server.worker.agent import Agent
+from task_server.worker.membership import Refused
 from task_server.worker.sandbox.limits import share_of_memory
 from tests.e2e.processes import clean_environ
 from tests.worker.scripted_server import Response, ScriptedServer, problem, scripted_server
@@ -129,7 +130,7 @@ async def test_tasks_run_and_are_reported_once(server: ScriptedServer, start: St
 async def test_first_answers_are_reported_while_the_rest_finds_its_slots(
     server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "AT_ONCE", 1)
+    monkeypatch.setattr(holding, "AT_ONCE", 1)
     leases = [server.task("math:factorial", n % 10) for n in range(2000)]
     await start(slots=2)
 
@@ -145,19 +146,19 @@ async def test_what_found_no_slot_yet_is_given_back_too(
     server: ScriptedServer, start: Start, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     worker = await start(slots=1)
-    agent = worker.agent
+    held = worker.agent._holding
     running = await worker.runs(server, 0.5)
     with monkeypatch.context() as patched:
-        patched.setattr(agent, "_place_in_turns", lambda: agent._place(2))
+        patched.setattr(held, "_place_in_turns", lambda: held._place(2))
         leases = [server.task("math:sqrt", n) for n in range(10)]
-        await server.until(lambda: len(agent._arrived) == 8)
+        await server.until(lambda: len(held.arrived) == 8)
 
     if how == "drain":
-        agent.drain()
-        agent._place_in_turns()
+        worker.agent.drain()
+        held._place_in_turns()
         await worker.ends()
     else:
-        agent._return(leases)
+        held.give_back(leases)
 
     ended, *given_back = await server.reported(running, *leases)
     assert ended["outcome"] == "succeeded"
@@ -354,12 +355,12 @@ async def test_what_is_asked_back_while_it_is_prepared_is_given_back(
     for_good = asyncio.Event()
     monkeypatch.setattr(worker.agent._preparation, "prepare", lambda attempt: for_good.wait())
     asked, other = (server.task("math:sqrt", 4) for _ in range(2))
-    await server.until(lambda: len(worker.agent._preparing) == 2)
+    await server.until(lambda: len(worker.agent._holding._preparing) == 2)
 
     server.tell(give_back=[asked])
 
     assert (await server.reported(asked))[0]["outcome"] == "released"
-    assert set(worker.agent._preparing) == {other}
+    assert set(worker.agent._holding._preparing) == {other}
 
 
 async def test_what_is_stopped_ends_without_a_report(server: ScriptedServer, start: Start) -> None:

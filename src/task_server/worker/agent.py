@@ -6,11 +6,9 @@ import asyncio
 import logging
 import math
 import os
-import platform
 import random
 import time
-from collections import deque
-from collections.abc import Coroutine, Sequence, Set
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,18 +17,7 @@ import msgspec
 from task_server import errors
 from task_server.client.aio import AsyncTransport
 from task_server.client.requests import refusal
-from task_server.machine import available_cpus
-from task_server.options import labels_of
-from task_server.protocol.workers import (
-    PROTOCOL,
-    Assignment,
-    Exchange,
-    Exchanged,
-    Held,
-    Join,
-    Joined,
-    Report,
-)
+from task_server.protocol.workers import Exchange, Exchanged, Report
 from task_server.settings import WorkerSettings
 from task_server.worker.attempts import (
     Attempt,
@@ -44,17 +31,18 @@ from task_server.worker.blob_files import BlobFiles
 from task_server.worker.calls import CallLimits, Outcome
 from task_server.worker.devices import Devices, devices_of
 from task_server.worker.disk import Disk
-from task_server.worker.environments import Environment, Environments
+from task_server.worker.environments import Environments
+from task_server.worker.holding import Holding
 from task_server.worker.imports import Imports
 from task_server.worker.installing import InstallRules
 from task_server.worker.large import LargeAnswers, Uploads
+from task_server.worker.membership import JSON, Membership, Refused, check_refused
 from task_server.worker.orders import Orders
 from task_server.worker.preparation import Preparation
 from task_server.worker.resources import Resources
 from task_server.worker.room import Room
 from task_server.worker.sandbox import own_network
 from task_server.worker.sandbox.choice import choose, wishes_of
-from task_server.worker.sandbox.limits import share_of_memory
 from task_server.worker.sandbox.relay import relay_of
 from task_server.worker.session import Session
 from task_server.worker.slots import Slots
@@ -74,12 +62,8 @@ FIRST_ANSWER_SECONDS = 0.002
 GATHER_SECONDS = 0.005
 """Between two reports while more answers of short calls are about to come."""
 REPORTS_AT_ONCE = 2000
-AT_ONCE = 128
-"""Tasks given to slots in one turn of the event loop: a millisecond or two."""
 
-_JSON = {"Content-Type": "application/json"}
 _encode = msgspec.json.Encoder().encode
-_joined = msgspec.json.Decoder(Joined).decode
 _exchanged = msgspec.json.Decoder(Exchanged).decode
 
 
@@ -90,16 +74,11 @@ def _is_over(exchange: asyncio.Task[None] | None) -> bool:
     return exchange is None or exchange.done()
 
 
-class Refused(errors.TaskServerError):
-    """The server does not want this worker: its token, or its version."""
-
-
 class Agent:
     """One worker."""
 
     def __init__(self, settings: WorkerSettings, *, version: str) -> None:
         self._settings = settings
-        self._version = version
         self._data = settings.data.expanduser().absolute()
         self._transport = AsyncTransport(settings.server, settings.token)
         self._files = BlobFiles(self._data / "blobs", self._files_in_use)
@@ -150,11 +129,16 @@ class Agent:
             limit_bytes=settings.environments_bytes,
             let_go=self._let_go,
         )
-        self._attempts: dict[str, Attempt] = {}
-        """All that is held and not reported."""
-        self._arrived: deque[Attempt] = deque()
-        """Of these, what no slot has been asked for."""
-        self._preparing: dict[str, asyncio.Task[None]] = {}
+        self._holding = Holding(
+            self._preparation,
+            self._slots,
+            self._spool,
+            report=self._report,
+            on_prepared=self._wake.set,
+        )
+        self._membership = Membership(
+            settings, self._transport, self._data / "identity", version=version
+        )
         self._session = Session()
         self._in_flight: set[str] = set()
         """Leases whose reports are under way."""
@@ -209,8 +193,7 @@ class Agent:
         if self._is_draining:
             self._give_back()
         self._is_draining = True
-        unstarted = self._slots.take_unstarted() + self._stop_preparing(set(self._preparing))
-        self._report([released(attempt) for attempt in unstarted])
+        self._holding.refuse()
         self._orders.take([])
         self._wake.set()
 
@@ -221,19 +204,19 @@ class Agent:
         for upload in self._background:
             upload.cancel()
         self._slots.forget_running()
-        for attempt in list(self._attempts.values()):
+        for attempt in list(self._holding.attempts.values()):
             if self._large.has(attempt.lease):
-                del self._attempts[attempt.lease]  # its answer is there: the next start delivers it
+                self._holding.forget(attempt.lease)  # its answer is there for the next start
             elif attempt.assignment.at_most_once:
                 self._report([crashed(attempt, "the worker was stopped")])
             else:
                 self._report([broken_off(attempt)])
 
     async def _close(self) -> None:
-        self._arrived.clear()
+        self._holding.close()
         await self._spool.settle()
         await self._large.settle()
-        for task in [*self._preparing.values(), *self._background, self._parked, self._reporting]:
+        for task in [*self._background, self._parked, self._reporting]:
             if task is not None:
                 task.cancel()
         await self._orders.close()
@@ -243,7 +226,8 @@ class Agent:
 
     def _let_go(self, environment: str) -> bool:
         """Whether an environment may be removed; nothing here uses it from then on."""
-        held = (attempt.assignment.environment for attempt in self._attempts.values())
+        attempts = self._holding.attempts.values()
+        held = (attempt.assignment.environment for attempt in attempts)
         if environment in self._orders.wanted or environment in held:
             return False
         if not self._slots.let_go(environment):
@@ -252,7 +236,7 @@ class Agent:
         return True
 
     def _files_in_use(self) -> set[Path]:
-        return {file for attempt in self._attempts.values() for file in attempt.files}
+        return {file for attempt in self._holding.attempts.values() for file in attempt.files}
 
     async def _collect(self) -> str:
         return await self._room.collect()
@@ -262,14 +246,14 @@ class Agent:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._report([released(attempt) for attempt in self._slots.free_up()])
-            if self._attempts and self._session.is_doubtful():
+            if self._holding.attempts and self._session.is_doubtful():
                 self._end_once()
 
     def _end_once(self) -> None:
         """End what may start only once: the server may tell by now that it is lost."""
-        for attempt in list(self._attempts.values()):
+        for attempt in list(self._holding.attempts.values()):
             if attempt.assignment.at_most_once and not self._large.has(attempt.lease):
-                self._stop(attempt.lease)
+                self._holding.stop(attempt.lease)
                 self._report([crashed(attempt, "its lease was not renewed in time")])
 
     # ---- joining
@@ -278,58 +262,17 @@ class Agent:
         while not self._is_done():
             asked_at = time.monotonic()
             try:
-                reply = await self._transport.request(
-                    "POST", "/v1/workers", _encode(self._presentation()), _JSON
+                joined = await self._membership.ask(
+                    level=self._level, gpus=self._gpus, pythons=self._environments.pythons
                 )
-                if reply.status < 300:
-                    self._begin(_joined(reply.body), asked_at)
-                    return
-                error = refusal(reply)
-                self._check_refused(error)
-                raise error
             except (errors.ServerUnreachable, errors.RequestError, msgspec.DecodeError) as error:
                 log.warning("cannot join: %s", error)
-            await self._rest()
-
-    def _presentation(self) -> Join:
-        return Join(
-            name=self._settings.name,
-            protocol=(PROTOCOL, PROTOCOL),
-            slots=self._settings.slots,
-            worker=self._identity(),
-            labels=labels_of(self._settings.labels),
-            cpu=float(available_cpus()),
-            memory=share_of_memory(1),
-            gpu=self._gpus,
-            pythons=self._environments.pythons,
-            sandbox=self._level,
-            platform=platform.platform(),
-            version=self._version,
-        )
-
-    def _identity(self) -> str | None:
-        """What the server knows this worker by; None if it has never joined."""
-        path = self._data / "identity"
-        return (path.read_text().strip() if path.exists() else "") or None
-
-    def _keep_identity(self, worker: str) -> None:
-        if worker == self._identity():
-            return  # writing it again on a full disk would lose it
-        try:
-            (self._data / "identity").write_text(worker)
-        except OSError as error:
-            log.error("the worker's identity cannot be kept: %s; it will join anew", error)
-
-    def _begin(self, joined: Joined, asked_at: float) -> None:
-        self._keep_identity(joined.worker)
-        self._session.begin(joined, asked_at=asked_at)
-        self._pause = FIRST_PAUSE
-        log.info("joined as %s with %d slots", joined.worker, self._settings.slots)
-
-    def _check_refused(self, error: errors.RequestError) -> None:
-        if error.status in (401, 403, 426):
-            self._refusal = Refused(f"the server refuses this worker: {error}")
-            raise self._refusal
+                await self._rest()
+                continue
+            self._session.begin(joined, asked_at=asked_at)
+            self._pause = FIRST_PAUSE
+            log.info("joined as %s with %d slots", joined.worker, self._settings.slots)
+            return
 
     async def _rest(self) -> None:
         """Wait before trying again, longer each time, not all workers at once."""
@@ -372,7 +315,7 @@ class Agent:
 
         Only while more calls wait behind others, all of them short, than are answered.
         """
-        if ready >= self._slots.behind + len(self._arrived):
+        if ready >= self._slots.behind + len(self._holding.arrived):
             return False
         return self._wakes_at(self._report_at)
 
@@ -393,14 +336,14 @@ class Agent:
 
         Their report asks too, and an exchange more for each short task would cost both sides.
         """
-        if self._arrived:
+        if self._holding.arrived:
             return False  # of tasks there are enough
         if not _is_over(self._parked) or (self._is_asking and not _is_over(self._reporting)):
             return False
         return not self._wakes_at(self._park_at)
 
     def _is_done(self) -> bool:
-        if not self._is_draining or self._attempts:
+        if not self._is_draining or self._holding.attempts:
             return False
         if not self._spool.pending:
             return True
@@ -419,8 +362,8 @@ class Agent:
             self._pause = FIRST_PAUSE
         except asyncio.CancelledError:
             raise
-        except Refused:
-            pass
+        except Refused as refused:
+            self._refusal = refused
         except (errors.ServerUnreachable, errors.RequestError, msgspec.DecodeError) as error:
             self._session.doubt()
             if not isinstance(error, errors.SessionOver):
@@ -443,14 +386,14 @@ class Agent:
                 "POST",
                 f"/v1/workers/{self._session.worker}/exchange",
                 _encode(asked),
-                _JSON,
+                JSON,
                 timeout=asked.wait + 30.0,
             )
         finally:
             self._in_flight -= sending
         if reply.status >= 300:
             error = refusal(reply)
-            self._check_refused(error)
+            check_refused(error)
             if isinstance(error, errors.SessionOver) and asked.session == self._session.id:
                 await self._join()
                 return
@@ -468,16 +411,10 @@ class Agent:
             want=self._want(),
             waits=kind == "park",
             draining=self._is_draining,
-            held=self._held,
+            held=self._holding.listed,
             states=self._environments.states(),
             orders=list(self._orders.news.values()),
         )
-
-    def _held(self) -> list[Held]:
-        """All that the server has not settled: its report may be under way, or come later."""
-        self._slots.note_running()
-        held = [attempt.held() for attempt in self._attempts.values()]
-        return held + [Held(lease, "running") for lease in self._spool.pending]
 
     def _reports(self) -> list[Report]:
         """What is not under way already."""
@@ -489,7 +426,7 @@ class Agent:
         if self._is_draining or not self._disk.has_room():
             return 0
         free = self._settings.slots - self._slots.stuck()
-        return max(free * AHEAD - len(self._attempts), 0)
+        return max(free * AHEAD - len(self._holding.attempts), 0)
 
     def _take(self, asked: Exchange, told: Exchanged, asked_at: float) -> None:
         self._session.saw(told.number, asked_at=asked_at)
@@ -501,89 +438,17 @@ class Agent:
         if told.orders is not None and not self._is_draining:
             self._orders.take(told.orders)
         for stop in told.stop:
-            self._stop(stop.lease)
+            self._holding.stop(stop.lease)
         if told.give_back:
-            self._return(told.give_back)
+            self._holding.give_back(told.give_back)
         if told.drain and not self._is_draining:
             self.drain()
         if told.tasks or asked.want:
-            self._is_flowing = bool(told.tasks) and bool(self._attempts)
+            self._is_flowing = bool(told.tasks) and bool(self._holding.attempts)
         if told.tasks:
             now = asyncio.get_running_loop().time()
             self._park_at, self._report_at = now + FIRST_ANSWER_SECONDS, now + GATHER_SECONDS
-            self._accept(told.tasks)
-
-    def _stop(self, lease: str) -> None:
-        if self._attempts.pop(lease, None) is not None:
-            preparing = self._preparing.pop(lease, None)
-            if preparing is not None:
-                preparing.cancel()
-            self._slots.cancel(lease)
-
-    def _return(self, leases: Sequence[str]) -> None:
-        while self._arrived:
-            self._place(AT_ONCE)
-        wanted = set(leases)
-        unstarted = self._slots.take_unstarted(wanted) + self._stop_preparing(wanted)
-        self._report([released(attempt) for attempt in unstarted])
-
-    def _stop_preparing(self, leases: Set[str]) -> list[Attempt]:
-        """Those of them that are being prepared: they are not, any more."""
-        found = leases & self._preparing.keys()
-        for lease in found:
-            self._preparing.pop(lease).cancel()
-        return [self._attempts[lease] for lease in found]
-
-    # ---- preparing and running
-
-    def _accept(self, assignments: Sequence[Assignment]) -> None:
-        self._note(assignments[:AT_ONCE])
-        self._place_in_turns()
-        if len(assignments) > AT_ONCE:
-            self._note(assignments[AT_ONCE:])
-            asyncio.get_running_loop().call_soon(self._place_in_turns)
-
-    def _note(self, assignments: Sequence[Assignment]) -> None:
-        """Hold them from now on."""
-        for assignment in assignments:
-            lease = assignment.lease
-            if lease not in self._attempts and lease not in self._spool.pending:
-                attempt = self._attempts[lease] = Attempt(assignment)
-                self._arrived.append(attempt)
-            # else the same tasks again: a reply was thought lost
-
-    def _place_in_turns(self) -> None:
-        """Some now, the others later: the first answers are reported meanwhile."""
-        self._place(AT_ONCE)
-        if self._arrived:
-            asyncio.get_running_loop().call_soon(self._place_in_turns)
-
-    def _place(self, count: int) -> None:
-        """Give so many of those that came to their slots."""
-        runnable: list[tuple[Attempt, Environment]] = []
-        for _ in range(min(count, len(self._arrived))):
-            attempt = self._arrived.popleft()
-            if attempt.lease not in self._attempts:
-                continue  # stopped, or given back
-            environment = self._preparation.at_once(attempt)
-            if self._is_draining:
-                self._report([released(attempt)])
-            elif environment is not None:
-                runnable.append((attempt, environment))
-            else:
-                self._preparing[attempt.lease] = asyncio.ensure_future(self._prepare(attempt))
-        self._slots.run(runnable)
-
-    async def _prepare(self, attempt: Attempt) -> None:
-        try:
-            prepared = await self._preparation.prepare(attempt)
-            if isinstance(prepared, Report):
-                self._report([prepared])
-            else:
-                self._slots.run([(attempt, prepared)])
-        finally:
-            self._preparing.pop(attempt.lease, None)
-            self._wake.set()
+            self._holding.accept(told.tasks)
 
     # ---- reporting
 
@@ -631,6 +496,6 @@ class Agent:
         if not reports:
             return
         for report in reports:
-            self._attempts.pop(report.lease, None)
+            self._holding.forget(report.lease)
         self._spool.add(reports)
         self._wake.set()

@@ -13,8 +13,9 @@ from task_server.errors import TaskServerError
 from task_server.process import log_to_stderr, loop_factory, settle_heap
 from task_server.settings import WorkerSettings
 from task_server.worker import process_tree
-from task_server.worker.agent import Agent, Refused
+from task_server.worker.agent import Agent
 from task_server.worker.alone import FolderInUse, hold
+from task_server.worker.membership import Refused
 from task_server.worker.sandbox.choice import SandboxTooWeak
 from task_server.worker.sandbox.hiding import hide_memory
 

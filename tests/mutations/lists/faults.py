@@ -204,7 +204,7 @@ GUARDS = [
         "tests/e2e/test_worker_faults.py -k disk",
     ),
     Guard(
-        "worker/agent.py",
+        "worker/membership.py",
         "a worker that joins again on a full disk loses its name",
         "        if worker == self._identity():\n            return",
         "        if False:\n            return",

@@ -45,7 +45,7 @@ GUARDS = [
     Guard(
         "worker/agent.py",
         "what may start only once goes on when its lease has run out",
-        "            if self._attempts and self._session.is_doubtful():",
+        "            if self._holding.attempts and self._session.is_doubtful():",
         "            if False:",
         AGENT + " -k only_once",
     ),
@@ -57,9 +57,9 @@ GUARDS = [
         SESSION,
     ),
     Guard(
-        "worker/agent.py",
+        "worker/holding.py",
         "a task that came twice runs twice",
-        "            if lease not in self._attempts and lease not in self._spool.pending:\n",
+        "            if lease not in self.attempts and lease not in self._spool.pending:\n",
         "            if True:\n",
         AGENT,
     ),
