@@ -447,6 +447,26 @@ async def test_without_a_known_token_nobody_gets_in(
     assert token not in reply.body.decode()
 
 
+async def test_a_missing_token_is_told_from_an_unknown_one(app: App) -> None:
+    missing = await app.refused(401, "GET", TASKS, token=None)
+    unknown = await app.refused(401, "GET", TASKS, token="tsu_wrong")
+
+    assert "no token came" in missing.text
+    assert "not known here" in unknown.text
+
+
+async def test_the_scheme_of_a_token_may_be_written_in_any_case(app: App) -> None:
+    headers = {"authorization": f"bearer {app.tokens['user']}"}
+
+    assert (await app.ask("GET", TASKS, token=None, headers=headers)).status == 200
+
+
+async def test_what_is_no_value_of_a_field_is_told_with_its_name(app: App) -> None:
+    reply = await app.refused(422, "POST", TASKS, {"function": "f", "timeout": "soon"})
+
+    assert reply.text == "timeout: invalid enum value 'soon'"
+
+
 async def test_tokens_count_in_one_header_only(app: App) -> None:
     token = app.tokens["admin"]
     twice = [("authorization", f"Bearer {token}")] * 2

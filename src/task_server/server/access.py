@@ -16,7 +16,8 @@ Kind = Literal["user", "worker", "admin"]
 FRESH_SECONDS = 0.9
 """How long a verified token is believed: a revoked one ends within a second."""
 MAXIMUM_CACHED = 10_000
-_UNKNOWN = "the token is missing, not known, expired or revoked; send Authorization: Bearer TOKEN"
+_MISSING = "no token came with the request; send Authorization: Bearer TOKEN"
+_UNKNOWN = "the token is not known here, or expired or revoked"
 
 
 class Caller(Struct, frozen=True):
@@ -63,7 +64,9 @@ class Access:
         return caller
 
     async def _verify(self, authorization: bytes | None) -> Caller:
-        if not authorization or authorization[:7] != b"Bearer " or len(authorization) > 200:
+        if not authorization or authorization[:7].lower() != b"bearer ":
+            raise Unauthorized(_MISSING)
+        if len(authorization) > 200:
             raise Unauthorized(_UNKNOWN)
         digest = digest_of(authorization[7:].decode("latin-1"))
         known = self._known.get(digest)
