@@ -278,7 +278,7 @@ def invalid(text: str, prefix: str = "") -> Invalid:
     named = what.split("`")
     if ("unknown field" in what or "missing required field" in what) and len(named) > 2:
         field = f"{field}.{named[1]}".lstrip(".")
-    elif what.startswith("Expected"):
+    elif field and what.startswith(("Expected", "Invalid")):
         what = f"{field}: {what[0].lower()}{what[1:]}"
     return Invalid(what, field=(prefix + field) or None)
 
