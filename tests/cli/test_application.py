@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from task_server import errors
 from task_server.cli import calls, capacity, environments, functions, tasks, waiting, workers
 from task_server.cli.application import run
+from task_server.client.batch import Answer, Batch
 from task_server.client.client import Client
 from task_server.client.requests import Reply, Request
 from tests.client.scripted import (
@@ -369,6 +370,40 @@ def test_cancel_exits_with_1_when_a_task_had_ended(use: Use, capsys: Out) -> Non
     assert run(["cancel", ID]) == 1
 
     assert capsys.readouterr().out == f"{ID} cancelled\n{ID} had ended before\n"
+
+
+def test_cancel_takes_batches_too(use: Use, capsys: Out) -> None:
+    def handle(request: Request) -> Reply:
+        if "/v1/tasks/" in request.path:
+            return problem(404, "not_found", "there is no task of that id")
+        return reply(200, batch_view(succeeded=2, running=1))
+
+    transport = use(handle)
+
+    assert run(["cancel", "b"]) == 0
+
+    assert capsys.readouterr().out == "b cancelled\n"
+    assert transport.requests[-1].method == "POST"
+    assert transport.requests[-1].path.startswith("/v1/batches/b/cancel")
+
+
+def test_who_interrupts_a_map_is_told_what_goes_on(
+    use: Use, capsys: Out, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    batches: list[Batch] = []
+
+    def interrupted(batch: Batch) -> Iterator[Answer]:
+        batches.append(batch)
+        raise KeyboardInterrupt
+
+    taken = {"batch": "b", "ids": [ID], "duplicate": False, "estimate": ESTIMATE}
+    use(lambda request: reply(202, taken))
+    monkeypatch.setattr(Batch, "answers", interrupted)
+    (tmp_path / "calls.ndjson").write_text("1\n")
+
+    assert run(["map", "m:f", str(tmp_path / "calls.ndjson")]) == 130
+
+    assert capsys.readouterr().err.endswith(f"them: task-server cancel {batches[0].id}\n")
 
 
 def test_ls_filters_and_pages(use: Use, capsys: Out) -> None:

@@ -190,11 +190,15 @@ def map_file(
     calls = list(_calls(_lines(file)))
     batch = client.submit_all(function, calls, package=_named(package))
     failures = 0
-    with batch.bar() as bar:
-        for answer in batch.answers():
-            failures += answer.state != "succeeded"
-            with bar.aside():
-                _show_answer(answer, output)
+    try:
+        with batch.bar() as bar:
+            for answer in batch.answers():
+                failures += answer.state != "succeeded"
+                with bar.aside():
+                    _show_answer(answer, output)
+    except KeyboardInterrupt:
+        note(f"the tasks go on; to stop them: task-server cancel {batch.id}")
+        raise
     if failures:
         note(f"{failures} of {len(batch)} tasks have no answer")
         raise typer.Exit(TASK_FAILED)

@@ -20,7 +20,9 @@ from task_server.errors import Conflict, NotFinished, NotFound, TaskCancelled, T
 from task_server.protocol.tasks import TERMINAL
 
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
-TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks.")]
+TasksAndBatches = Annotated[
+    list[str], typer.Argument(metavar="ID...", help="Ids of tasks or batches.")
+]
 _COLUMNS = ("id", "state", "module", "function", "package", "submitted_at", "run_seconds")
 
 
@@ -31,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def wait(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks or batches.")],
+    ids: TasksAndBatches,
     timeout: Annotated[float | None, typer.Option(help="Seconds before giving up.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -120,14 +122,31 @@ def logs(id: TaskId) -> None:
     sys.stdout.write(Client().future(id).logs())
 
 
-def cancel(ids: TaskIds) -> None:
-    """Cancel tasks, also running ones; exit 1 if any had ended otherwise before."""
+def cancel(ids: TasksAndBatches) -> None:
+    """Cancel tasks, also running ones; exit 1 if any had ended otherwise before.
+
+    Of a batch all tasks that have not ended are cancelled.
+    """
     client = Client()
-    outcomes = {task: client.cancel(task) for task in ids}
-    for task, is_cancelled in outcomes.items():
-        print(f"{task} {'cancelled' if is_cancelled else 'had ended before'}")
+    outcomes = {each: _is_cancelled(client, each) for each in ids}
+    for each, is_cancelled in outcomes.items():
+        print(f"{each} {'cancelled' if is_cancelled else 'had ended before'}")
     if not all(outcomes.values()):
         raise typer.Exit(TASK_FAILED)
+
+
+def _is_cancelled(client: Client, id: str) -> bool:
+    """Cancel a task or a batch; False if that had ended otherwise before."""
+    try:
+        return client.cancel(id)
+    except NotFound as no_task:
+        try:
+            batch = client.batch(id)
+        except NotFound:
+            raise no_task from None
+        had_ended = is_done(batch.status())
+        batch.cancel()
+        return not had_ended
 
 
 def ls(
