@@ -657,6 +657,7 @@ async def test_dots_are_attributes_else_submodules(bench: Bench, tmp_path: Path)
 
 NOT_FOUND = [
     ("sqr", {"module": "math"}, "sqrt"),
+    ("math.sqrt", {"module": "math"}, "before a colon"),
     ("lenn", {}, "len"),
     ("no_such_package.run", {}, "Name the package"),
     ("pi", {"module": "math"}, "not a function"),

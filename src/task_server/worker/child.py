@@ -638,6 +638,8 @@ def missing(owner: object, path: str, part: str) -> str:
 
     near = difflib.get_close_matches(part, [name for name in dir(owner) if name[:1] != "_"])
     hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    if part == path:
+        hint = "; the module's own name, dots and all, goes before a colon, as in os.path:join"
     return f"{path} has no {shown(part)}{hint}"
 
 
