@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -559,8 +560,9 @@ async def test_a_server_that_fails_at_first_is_joined_later_and_its_refusals_are
 
 
 async def test_draining_ends_what_runs_and_gives_back_the_rest(
-    server: ScriptedServer, start: Start
+    server: ScriptedServer, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "task_server.worker.agent")
     worker = await start()
     running = await worker.runs(server, 0.5)
     behind = [server.task("math:sqrt", 4) for _ in range(5)]
@@ -570,6 +572,7 @@ async def test_draining_ends_what_runs_and_gives_back_the_rest(
     worker.agent.drain()
     await worker.ends()
 
+    assert "draining: 1 tasks end first; a second signal" in caplog.text
     ended, *given_back = await server.reported(running, *behind)
     assert ended["outcome"] == "succeeded"
     assert {each["outcome"] for each in given_back} == {"released"}

@@ -192,8 +192,11 @@ class Agent:
         """Take no more, finish what runs, then end; the second time, give everything back."""
         if self._is_draining:
             self._give_back()
-        self._is_draining = True
         self._holding.refuse()
+        left = len(self._holding.attempts)
+        if left and not self._is_draining:
+            log.info("draining: %d tasks end first; a second signal gives them back now", left)
+        self._is_draining = True
         self._orders.take([])
         self._wake.set()
 
