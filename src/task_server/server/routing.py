@@ -141,7 +141,7 @@ class _WrongMethod(RequestError):
     code = "method_not_allowed"
 
     def __init__(self, allowed: Sequence[str]) -> None:
-        super().__init__("this path does not take that method")
+        super().__init__(f"this path takes {' or '.join(allowed)}")
         self.allowed = ", ".join(allowed).encode()
 
 
