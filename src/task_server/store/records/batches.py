@@ -11,6 +11,12 @@ from task_server.store.rows import AnswerRow, BatchRow
 from task_server.store.states import Encoding, State
 
 _KEPT = f"(t.encoding IS NULL OR t.encoding <> {int(Encoding.PURGED)})"
+# The plus keeps the batch's index out: few tasks run, a batch may have a million.
+_RUNNING = "SELECT count(*) FROM tasks WHERE state = 2 AND +batch = ?"
+# One after the other: as a join SQLite passed all tasks of all batches to find the few delayed.
+_IS_DELAYED = "(SELECT t.state = 1 AND t.batch = ? FROM tasks t WHERE t.number = x.number)"
+_DELAYED = f"SELECT count(*) FROM task_extras x WHERE x.delayed_until IS NOT NULL AND {_IS_DELAYED}"
+_PENDING = f"SELECT count(*) FROM task_extras x WHERE x.pending > 0 AND {_IS_DELAYED}"
 _ANSWER = (
     "SELECT t.position, t.id, t.state, t.server, t.n, t.encoding, coalesce(t.outcome, p.data),"
     " t.number FROM tasks t"
@@ -32,19 +38,10 @@ async def find(rows: Rows, identifier: bytes, owner: int | None) -> BatchRow | N
         return None
     found = BatchRow(*row)
     found.is_open, found.in_order = bool(found.is_open), bool(found.in_order)
-    # The plus keeps the batch's index out: few tasks run, a batch may have a million.
-    running = "SELECT count(*) FROM tasks WHERE state = 2 AND +batch = ?"
-    delayed = (
-        "SELECT count(*) FROM task_extras x JOIN tasks t USING (number)"
-        " WHERE x.delayed_until IS NOT NULL AND t.state = 1 AND +t.batch = ?"
-    )
-    pending = (
-        "SELECT count(*) FROM task_extras x JOIN tasks t USING (number)"
-        " WHERE x.pending > 0 AND t.state = 1 AND +t.batch = ?"
-    )
-    ((found.running,),) = await rows.fetch(running, found.batch)
-    ((found.delayed,),) = await rows.fetch(delayed, found.batch)
-    found.delayed += (await rows.fetch(pending, found.batch))[0][0]
+    if found.ended < found.total:
+        ((found.running,),) = await rows.fetch(_RUNNING, found.batch)
+        ((found.delayed,),) = await rows.fetch(_DELAYED, found.batch)
+        found.delayed += (await rows.fetch(_PENDING, found.batch))[0][0]
     return found
 
 

@@ -191,7 +191,8 @@ def lock_failed(group: Group, text: str, message: str) -> None:
         error_kind="environment",
     )
     numbers = group.connection.execute(
-        "SELECT t.number FROM lanes l JOIN tasks t USING (lane)"
+        # In this order: SQLite would pass all queued tasks to find those of a few lanes.
+        "SELECT t.number FROM lanes l CROSS JOIN tasks t USING (lane)"
         " WHERE l.request = ? AND t.state = 0"
         # Delayed tasks have no index of their lanes; their times have.
         " UNION ALL SELECT t.number FROM task_extras x JOIN tasks t USING (number)"
