@@ -213,3 +213,30 @@ def test_a_call_is_judged_by_how_well_its_function_was_known_when_it_was_predict
 
     unknown, *known = predictor.intervals.kin
     assert len(unknown) == 20 and not any(known)
+
+
+def test_guesses_that_were_far_off_do_not_widen_what_is_known_by_now(
+    predictor: Predictor,
+) -> None:
+    predictor.observe(call(1, function="p.m.other"), 0.3)
+    asked = [call(size) for size in range(40)]
+    made = predictor.estimate(asked)  # by what the other function took
+    for index, each in enumerate(asked):
+        predictor.observe(each, 0.001 * (1 + index), made=made.one(index))
+
+    ((*_, p95, _),) = predictor.estimate([call(20)]).quantiles()
+
+    assert p95 < 0.1
+
+
+def test_a_functions_first_call_was_guessed_and_is_not_held_against_its_estimates(
+    predictor: Predictor,
+) -> None:
+    predictor.observe(call(1, function="p.m.other"), 600.0)
+
+    predictor.observe(call(5), 0.001)
+    assert predictor.error_factor(call(5).function) is None
+    predictor.observe(call(5), 0.001)
+
+    factor = predictor.error_factor(call(5).function)
+    assert factor is not None and factor < 3.0

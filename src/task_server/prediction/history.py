@@ -100,17 +100,21 @@ class History:
 
     def error_factor(self) -> float | None:
         """exp of the mean size of the last errors; None: there was no prediction yet."""
-        recent = self.errors[self.last_rows(RECENT)]
+        recent = self.errors[self._judged()]
         return float(np.exp(np.abs(recent).mean())) if len(recent) else None
 
     def is_varied(self) -> bool:
         """Whether predictions tell its calls apart: they miss by less than the median would."""
         if self.calls < ENOUGH_TO_JUDGE:
             return False
-        recent = self.last_rows(RECENT)
+        recent = self._judged()
         spread = float(np.abs(self.times[recent] - self.median).mean())
         missed = float(np.abs(self.errors[recent]).mean())
         return spread > LEAST_SPREAD and missed < TOLD_APART * spread
+
+    def _judged(self) -> NDArray[np.intp]:
+        """The rows of the last calls but the first of all: that one was a guess."""
+        return self.last_rows(min(RECENT, self.calls - 1))
 
     # ---- looking up
 

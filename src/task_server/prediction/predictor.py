@@ -152,16 +152,17 @@ class Predictor:
         if outcome == "timeout":
             seconds = _beyond(seconds, made.quantiles()[0])
         time = float(np.log(max(seconds, SHORTEST)))
-        error = time - float(made.medians[0])
+        self.intervals.learn(made.stages[0], time - float(made.medians[0]), made.around[0])
+        if made.stages[0] < maturity(self.calls(call.function)):
+            # It tells of what was known then, and nothing of how far off estimates are by now.
+            made = self._of_function(call.function, [seen])
         experts = self._experts(call.function, time)
-        predicted = made.experts[0]
-        stage = made.stages[0]
-        self.mixture.learn(experts, predicted, time, stage=stage)
-        self.intervals.learn(stage, error, made.around[0])
+        self.mixture.learn(experts, made.experts[0], time, stage=made.stages[0])
         history = experts.history
         history.grow(seen.features, seen.categories, seen.worker)
         rows = history.rows([(seen.features, seen.categories, seen.worker)])
-        experts.learn(rows, time, predicted=predicted, error=error)
+        error = time - float(made.medians[0])
+        experts.learn(rows, time, predicted=made.experts[0], error=error)
         self.effects.learn(seen.kin.keys(), time)
 
     def calls(self, function: str) -> int:
