@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from task_server.store.sessions import PLAIN_SECONDS
 from tests.store.world import World, new_task, spec, succeeded
 
 
@@ -158,3 +159,22 @@ async def test_a_restart_gives_it_a_full_term_at_least(world: World) -> None:
     assert await world.state(short.ids[0]) == "delayed"
     assert await world.state(long.ids[0]) == "running"
     assert (await world.plain_answer(long.ids[0])).status == 200
+
+
+async def plain_workers(world: World) -> int:
+    """How many are shown as there."""
+    return sum(session.facts.is_plain for session in await world.store.sessions())
+
+
+async def test_it_is_there_while_it_asks_and_while_it_has_a_task(world: World) -> None:
+    await world.plain_lease()
+    assert await plain_workers(world) == 1
+    await world.advance(PLAIN_SECONDS + 1)
+    assert await plain_workers(world) == 0
+
+    accepted = await world.submit()
+    await world.store.plain_lease(9, wait_until=0.0, seconds=900)
+    await world.advance(PLAIN_SECONDS + 1)
+    assert await plain_workers(world) == 1
+    await world.plain_answer(accepted.ids[0])
+    assert await plain_workers(world) == 0

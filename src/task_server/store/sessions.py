@@ -10,6 +10,10 @@ from task_server.protocol.workers import EnvironmentState, Held
 from task_server.scheduling.requires import Free
 from task_server.store.attempts import AttemptReport, Dealt, Decided
 
+PLAIN_SECONDS = 120.0
+"""A plain worker that has no task and has not asked for so long is not there: it waits for a task
+for a minute at most."""
+
 
 class WorkerFacts(Struct, frozen=True, kw_only=True):
     """What a worker says of itself when it joins."""

@@ -221,7 +221,7 @@ class Groups:
                 await find_cancelled(group)
                 await exchange_all(group)
                 await cancel_all(group)
-                park_plain(group)
+                await park_plain(group)
         except RequestError as error:
             if not isinstance(alone, Alone):
                 raise  # each of many is told its own

@@ -6,9 +6,16 @@ from task_server.store.attempts import LeaseKey
 from task_server.store.postgres.group import Group
 from task_server.store.postgres.memory import Waiter
 from task_server.store.postgres.session import Session
-from task_server.store.sessions import ExchangeResult, WorkerFacts
+from task_server.store.sessions import PLAIN_SECONDS, ExchangeResult, WorkerFacts
 
 _STOPS = "DELETE FROM stops WHERE session = ANY($1::bigint[]) RETURNING session, lease, why"
+_ALIVE = """
+-- Not each time; in one order, as others may do the same.
+UPDATE sessions s SET alive_until = $2
+  FROM (SELECT session FROM sessions
+         WHERE session = ANY($1::bigint[]) AND alive_until < $2::float8 - 20
+         ORDER BY session FOR UPDATE) w
+ WHERE s.session = w.session"""
 _PARKED = """
 SELECT s.session, s.is_over = 1 OR s.number <> w.number
   FROM unnest($1::bigint[], $2::bigint[]) AS w(session, number)
@@ -51,8 +58,11 @@ def park(group: Group, session: Session, result: ExchangeResult) -> None:
         group.on_commit.append(lambda: memory.phases.update({session.session: phases}))
 
 
-def park_plain(group: Group) -> None:
+async def park_plain(group: Group) -> None:
     """Park plain workers' requests for one task each."""
+    asking = sorted({group.memory.plain[token][0] for token, *_ in group.leases})
+    if asking:
+        await group.execute(_ALIVE, asking, group.now + PLAIN_SECONDS)
     for token, seconds, parking in group.leases:
         session, worker = group.memory.plain[token]
         waiter = Waiter(

@@ -22,7 +22,8 @@ SELECT s.worker, w.facts,
  CROSS JOIN LATERAL (
    SELECT array_agg(x.environment) AS environments, array_agg(x.state) AS states
      FROM worker_environments x WHERE x.worker = s.worker) e
- WHERE s.is_over = 0 AND (s.is_plain = 1 OR s.alive_until > ?)"""
+ WHERE s.is_over = 0 AND (s.alive_until > ? OR s.is_plain = 1
+       AND EXISTS (SELECT FROM tasks t WHERE t.session = s.session AND t.state = 2))"""
 _QUEUED = """
 SELECT l.kind, sum(l.queued)::bigint
   FROM kind_load l JOIN kinds k ON k.kind = l.kind

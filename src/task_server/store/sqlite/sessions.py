@@ -12,6 +12,7 @@ from task_server.store import transitions
 from task_server.store.attempts import Dealt, LeaseKey
 from task_server.store.group_commit import Operation
 from task_server.store.sessions import (
+    PLAIN_SECONDS,
     UNSTARTED,
     ExchangeRequest,
     ExchangeResult,
@@ -308,6 +309,7 @@ def plain_lease(
 ) -> Waiter:
     """Park a plain worker's request for one task."""
     session = plain_session(group, token)
+    session.alive_until = group.now + PLAIN_SECONDS  # only shown: its leases have their own times
     waiter = Waiter(
         session, operation, want=1, result=ExchangeResult([], [], []), plain_seconds=seconds
     )

@@ -66,7 +66,7 @@ class Snapshots:
                 each.worker, each.facts, each.environments, len(each.leases), each.worker_id
             )
             for each in list(self.memory.sessions.values())
-            if each.facts.is_plain or each.alive_until > now
+            if each.alive_until > now or (each.facts.is_plain and each.leases)
         ]
 
     async def queued(self, owner: int | None) -> list[tuple[Kind, int]]:
