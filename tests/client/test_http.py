@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from task_server.client.client import Client
 from task_server.client.http import HttpTransport
 from task_server.client.requests import Request
 from task_server.errors import ServerUnreachable, TaskServerError
@@ -120,6 +122,23 @@ def test_a_connection_that_the_server_closed_is_replaced(
 
     assert [reply.status for reply in replies] == [200, 200, 200]
     assert len({port for port, *_ in server.seen}) == 3
+
+
+def test_a_server_for_http_is_told_from_none_at_once(server: Server) -> None:
+    client = Client(server.url.replace("http:", "https:"), "secret")
+    began = time.monotonic()
+
+    with pytest.raises(ServerUnreachable, match=f"does not speak TLS; name it {server.url}"):
+        client.call("math:sqrt", 2)
+
+    assert time.monotonic() - began < 5.0, "it was not tried again and again"
+
+
+def test_a_host_that_nobody_knows_is_named() -> None:
+    transport = HttpTransport("http://nobody.invalid:8900", "secret")
+
+    with pytest.raises(ServerUnreachable, match=r"no host nobody\.invalid is known"):
+        transport.request(get(), timeout=5)
 
 
 def test_a_fresh_connection_that_breaks_is_an_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -51,8 +52,19 @@ def unreachable(url: str, error: BaseException) -> ServerUnreachable:
     if isinstance(error, ConnectionRefusedError):
         message = f"no server at {url} (connection refused); start one with `task-server up`"
         return ServerUnreachable(message)
+    if speaks_no_tls(error):
+        plain = url.replace("https://", "http://", 1)
+        return ServerUnreachable(f"the server at {url} does not speak TLS; name it {plain}")
+    if isinstance(error, socket.gaierror):
+        host = urlsplit(url).hostname
+        return ServerUnreachable(f"no host {host} is known ({error.strerror}); see {url}")
     without_words = "timed out" if isinstance(error, TimeoutError) else type(error).__name__
     return ServerUnreachable(f"lost the server at {url}: {str(error) or without_words}")
+
+
+def speaks_no_tls(error: BaseException | None) -> bool:
+    """Whether what answered at an `https` URL is a server for `http`."""
+    return getattr(error, "reason", None) == "WRONG_VERSION_NUMBER"
 
 
 def _port(tls: bool) -> int:

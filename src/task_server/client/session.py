@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from task_server.client import requests
+from task_server.client.address import speaks_no_tls
 from task_server.client.http import Stream, Transport
 from task_server.client.payloads import Content
 from task_server.client.requests import Reply, Request
@@ -142,4 +143,6 @@ class Session:
         if isinstance(error, RequestError):
             return (error.retry_after or 0.0) > self._patience
         # Nobody listens where this client never found anybody: do not keep the user waiting.
-        return not self._reached and isinstance(error.__cause__, ConnectionRefusedError)
+        cause = error.__cause__
+        is_nobody = isinstance(cause, ConnectionRefusedError) or speaks_no_tls(cause)
+        return not self._reached and is_nobody
