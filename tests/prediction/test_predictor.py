@@ -240,3 +240,18 @@ def test_a_functions_first_call_was_guessed_and_is_not_held_against_its_estimate
 
     factor = predictor.error_factor(call(5).function)
     assert factor is not None and factor < 3.0
+
+
+def test_what_other_arguments_take_than_the_only_ones_so_far_is_not_known(
+    predictor: Predictor,
+) -> None:
+    for _ in range(50):
+        predictor.observe(call(1000), 0.001)
+
+    same, other = predictor.estimate([call(1000), call(100_000)]).quantiles()
+    assert same[-2] < 0.002
+    assert other[0] < 0.0005 and other[-2] > 0.005
+
+    predictor.observe(call(100_000), 0.1)
+    ((*_, p95, _),) = predictor.estimate([call(1000)]).quantiles()
+    assert p95 < 0.002

@@ -27,6 +27,8 @@ ENOUGH_TO_JUDGE = 10
 LEAST_SPREAD = 0.2
 """Log seconds by which calls have to differ for it to matter which is which."""
 TOLD_APART = 0.85
+ENOUGH_TO_BE_ALIKE = 5
+"""Calls that all had the same arguments, before that is more than chance."""
 RECENT = 50
 """Calls by whose errors a function's predictions are judged."""
 
@@ -111,6 +113,14 @@ class History:
         spread = float(np.abs(self.times[recent] - self.median).mean())
         missed = float(np.abs(self.errors[recent]).mean())
         return spread > LEAST_SPREAD and missed < TOLD_APART * spread
+
+    def only_arguments(self) -> int | None:
+        """The digest of the arguments that all of its calls had, where they were several."""
+        if self.calls < ENOUGH_TO_BE_ALIKE:
+            return None
+        seen = self.arguments[: self.size]
+        first, last = int(seen[0]), int(seen[-1])
+        return first if first == last and bool((seen == first).all()) else None
 
     def _judged(self) -> NDArray[np.intp]:
         """The rows of the last calls but the first of all: that one was a guess."""

@@ -212,9 +212,17 @@ class Predictor:
             rows = history.rows([(each.features, each.categories, each.worker) for each in seen])
             predicted, squares = experts.predict(rows, effects)
         stage = maturity(0 if history is None else history.calls)
+        around = self.intervals.around(history, squares, len(seen))
+        if history is not None and (only := history.only_arguments()) is not None:
+            # Of what other arguments do to its time as little is known as of a new function's.
+            others = [each.features.digest != only for each in seen]
+            if any(others):
+                around = np.where(
+                    np.array(others)[:, None], self.intervals.around(None, None, len(seen)), around
+                )
         return Estimates(
             np.array(self.mixture.mix(experts, predicted)),
-            self.intervals.around(history, squares, len(seen)),
+            around,
             predicted,
             [stage] * len(seen),
         )
