@@ -72,7 +72,7 @@ UNAUTHORIZED = """\
 error: No solution found when resolving dependencies
   cause: Because acme was not found in the package registry and you require acme.
 
-hint: An index URL (https://user:hunter2@b/simple/) could not be queried due to a lack of valid \
+hint: An index URL (https://user:hunter2@b/index/) could not be queried due to a lack of valid \
 authentication credentials (401 Unauthorized)
 """
 FORBIDDEN_FILE = """\
@@ -135,7 +135,7 @@ VERSION = "error: No\n  cause: Because there is no version of humanize==99 and y
         (CONFLICT, "the requirements cannot be met together", False, False),
         (GONE, "the package index no longer has a file of the lock (404 Not Found)", False, False),
         (FORBIDDEN, "the package index https://a/simple refused access (403 Forb", True, False),
-        (UNAUTHORIZED, "the package index https://b/simple/ refused access (401", True, False),
+        (UNAUTHORIZED, "the package index https://b/index/ refused access (401", True, False),
         (FORBIDDEN_FILE, "the package index refused access (403 Forbidden)", True, False),
         (REFUSED, "the package index could not be reached: Connection refused", True, False),
         (UNAVAILABLE, "the package index could not be reached: HTTP status server", True, False),
