@@ -10,7 +10,7 @@ import pytest
 
 from task_server.store import group_commit
 from task_server.store.sqlite import log_ahead
-from task_server.store.sqlite.connection import open_reader, open_writer
+from task_server.store.sqlite.connection import log_of, open_reader, open_writer
 from task_server.store.sqlite.log_ahead import LogAhead
 from tests.store.sqlite.world import SqliteWorld
 from tests.store.world import new_task
@@ -22,10 +22,6 @@ LONG_BYTES = 3 * MIB + 1000
 @pytest.fixture(autouse=True)
 def three_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_ahead, "AHEAD_BYTES", LONG_BYTES)
-
-
-def log_of(path: Path) -> Path:
-    return path.with_name(path.name + "-wal")
 
 
 def grown(path: Path) -> sqlite3.Connection:

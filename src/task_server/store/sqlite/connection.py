@@ -130,9 +130,14 @@ def _upgrade(
         os.close(lock)
 
 
+def log_of(path: Path) -> Path:
+    """The file of a database's write-ahead log."""
+    return path.with_name(path.name + "-wal")
+
+
 def _check_log(path: Path) -> None:
     """A backup put in the place of a database must not meet the log that the other one left."""
-    left = path.with_name(path.name + "-wal")
+    left = log_of(path)
     try:
         with path.open("rb") as file:
             has_had_log = file.read(20)[18:] != b"\x01\x01"

@@ -14,7 +14,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from task_server.store.sqlite.connection import LOG_PAGES, PAGE_BYTES
+from task_server.store.sqlite.connection import LOG_PAGES, PAGE_BYTES, log_of
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class LogAhead:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
-        self._file = path.with_name(path.name + "-wal")
+        self._file = log_of(path)
 
     def grow(self) -> bool:
         """Make the file a step longer; False when it need not be any longer."""

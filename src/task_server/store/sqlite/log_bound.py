@@ -13,7 +13,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from task_server.store.sqlite.connection import BUSY_SECONDS, LOG_BYTES
+from task_server.store.sqlite.connection import BUSY_SECONDS, LOG_BYTES, log_of
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class LogBound:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
-        self._file = path.with_name(path.name + "-wal")
+        self._file = log_of(path)
         self._look_at = 0.0
         self._next_try = 0.0
         self._is_told = False
