@@ -20,7 +20,7 @@ from task_server.prediction.experts import (
     maturity,
 )
 from task_server.prediction.features import Features, features_of
-from task_server.prediction.history import Floats, median
+from task_server.prediction.history import Floats, History, median
 from task_server.prediction.intervals import LEVELS, Intervals
 
 Outcome = Literal["succeeded", "failed", "timeout"]
@@ -212,20 +212,27 @@ class Predictor:
             rows = history.rows([(each.features, each.categories, each.worker) for each in seen])
             predicted, squares = experts.predict(rows, effects)
         stage = maturity(0 if history is None else history.calls)
-        around = self.intervals.around(history, squares, len(seen))
-        if history is not None and (only := history.only_arguments()) is not None:
-            # Of what other arguments do to its time as little is known as of a new function's.
-            others = [each.features.digest != only for each in seen]
-            if any(others):
-                around = np.where(
-                    np.array(others)[:, None], self.intervals.around(None, None, len(seen)), around
-                )
         return Estimates(
             np.array(self.mixture.mix(experts, predicted)),
-            around,
+            self._around(history, squares, seen),
             predicted,
             [stage] * len(seen),
         )
+
+    def _around(
+        self, history: History | None, squares: Floats | None, seen: Sequence[_Seen]
+    ) -> Floats:
+        """Quantiles of the error of calls of one function: calls x LEVELS, log seconds.
+
+        Where all calls so far had the same arguments, what others do to its time is as little known
+        as of a new function.
+        """
+        known = self.intervals.around(history, squares, len(seen))
+        only = None if history is None else history.only_arguments()
+        if only is None or all(each.features.digest == only for each in seen):
+            return known
+        is_other = np.array([each.features.digest != only for each in seen])
+        return np.where(is_other[:, None], self.intervals.around(None, None, len(seen)), known)
 
     def _first(self, recent: float, steady: float) -> list[float]:
         """A function's first call: between what first calls took and what its kin's take."""
